@@ -1,0 +1,1 @@
+"""rlaif_ray: reinforcement learning from an LLM's feedback, online and at scale, on Ray."""

@@ -1,0 +1,456 @@
+"""What can be chosen: one tree, checked as a whole before anything starts. The only place where YAML is read.
+
+``load_config("homegrid")`` reads a preset, ``load_config("my.yaml")`` a file (which may say ``extends: homegrid``), and
+``overrides={"ppo.lr": 3e-4}`` go on top. Every mistake is one line: the value, what is allowed, the nearest right name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
+
+__all__ = [
+    "BudgetConfig",
+    "Config",
+    "EnvConfig",
+    "FeedbackConfig",
+    "JudgeConfig",
+    "MixConfig",
+    "PPOConfig",
+    "PolicyConfig",
+    "ResourcesConfig",
+    "RewardModelConfig",
+    "RunConfig",
+    "deep_merge",
+    "dump_config",
+    "load_config",
+    "preset_names",
+    "unflatten",
+    "validate",
+]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+LOOPBACK = re.compile(r"^https?://(localhost|127(\.\d+){3}|\[::1\])(:\d+)?(/|$)")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class RunConfig(_Section):
+    """One training run: its name, its folder, how long it goes on."""
+
+    name: str = "run"
+    """Folder of the run, below `dir`; letters, digits, '.', '_' and '-'."""
+    dir: str = "runs"
+    """Folder that holds runs."""
+    seed: NonNegativeInt = 0
+    """Seeds everything that is drawn."""
+    total_steps: PositiveInt = 1_000_000
+    """Environment steps of the whole run, all phases."""
+    checkpoint_every_s: PositiveFloat = 120.0
+    """Seconds between checkpoints; one is always written at a phase's end, at the end and on Ctrl-C."""
+    keep_checkpoints: PositiveInt = 2
+    """Periodic checkpoints kept; phase ends are always kept."""
+    evaluate_episodes: NonNegativeInt = 2_000
+    """Episodes of each final evaluation; 0: none."""
+    evaluate_every_steps: NonNegativeInt = 0
+    """Steps between evaluations while training, on the side; 0: only at phase ends."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_in_its_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("must be up to 100 letters, digits, '.', '_' or '-', not starting with '.' or '-'")
+        return name
+
+
+class EnvConfig(_Section):
+    """The world."""
+
+    id: str = "rlaif_ray/Homegrid-v0"
+    """Gymnasium id, or a name given to `register_env`."""
+    num_envs: PositiveInt = 256
+    """Environments stepped side by side in all, shared out over the runners."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the world, e.g. {starts: train}."""
+    evaluate_options: dict[str, dict[str, Any]] = {}
+    """Named sets of options (put over `options`) that final evaluations run on, e.g. {heldout: {starts: heldout}}."""
+
+
+class PolicyConfig(_Section):
+    """The policy network."""
+
+    network: str = "mlp"
+    """`mlp`, `cnn`, `egocentric` (grids), or an import path "package.module:Class" of an RLModule."""
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    """Widths of the dense layers."""
+
+
+class PPOConfig(_Section):
+    """RLlib's PPO; the names are its own where it has one."""
+
+    train_batch_size: PositiveInt = 8_192
+    """Steps learned from in one iteration, over all runners."""
+    minibatch_size: PositiveInt = 1_024
+    num_epochs: PositiveInt = 4
+    lr: PositiveFloat = 1e-3
+    lr_final: NonNegativeFloat = 1e-4
+    """Learning rate at `run.total_steps`; linear in between."""
+    gamma: Fraction = 0.99
+    lambda_: Fraction = 0.95
+    clip_param: PositiveFloat = 0.2
+    vf_clip_param: PositiveFloat = 10.0
+    vf_loss_coeff: NonNegativeFloat = 0.5
+    entropy_coeff: NonNegativeFloat = 0.03
+    entropy_coeff_final: NonNegativeFloat = 0.003
+    grad_clip: PositiveFloat = 0.5
+    """Largest global norm of a gradient."""
+
+
+class FeedbackConfig(_Section):
+    """What is asked, when, and what becomes of late answers."""
+
+    fraction: Fraction = 0.1
+    """Share of finished episodes that is asked about, budget allowing."""
+    labels_per_iteration: NonNegativeInt = 0
+    """At most so many questions an iteration, which spreads a small budget over the run; 0: no limit."""
+    start_step: NonNegativeInt = 0
+    """Environment steps before the first question."""
+    stop_step: NonNegativeInt = 0
+    """Environment steps after which nothing more is asked; 0: never."""
+    select: Literal["uniform"] = "uniform"
+    """Which of the finished episodes are asked about."""
+    late: Literal["rm", "wait"] = "rm"
+    """An episode whose verdict hasn't come: `rm`: the reward model's score now; `wait`: wait up to `wait_s`."""
+    wait_s: PositiveFloat = 30.0
+    """Deadline of `late: wait`, seconds an iteration."""
+    pool_actors: PositiveInt = 1
+    """Ray actors that draw, encode and ask."""
+    concurrency: PositiveInt = 64
+    """Questions in flight, all actors together."""
+    store: str = ""
+    """SQLite file of labels and spending; empty: labels.sqlite in the run's folder. Several runs may share one."""
+
+
+class JudgeConfig(_Section):
+    """Who is asked, and how."""
+
+    kind: Literal["builtin", "chat"] = "builtin"
+    """`builtin`: the pixel-reading judge shipped here, as-if prices; `chat`: an OpenAI-compatible endpoint."""
+    base_url: str = "https://api.openai.com/v1"
+    """Where a `chat` judge answers; on loopback it needs no key and costs 0."""
+    model: str = "gpt-4o-mini-2024-07-18"
+    """Dated model snapshot; part of what identifies a question."""
+    profile: str = "gpt-4o-mini-2024"
+    """Profile of errors, latency and as-if price of the `builtin` judge, or a path to a profile's YAML."""
+    prompt: str = "homegrid-align"
+    """Shipped prompt, or a path to a prompt file."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is never written anywhere."""
+    temperature: NonNegativeFloat = 0.0
+    seed: int | None = 0
+    """Sampling seed sent to the server; none: not sent."""
+    max_tokens: PositiveInt = 500
+    detail: Literal["low", "high", "auto"] = "low"
+    """Image detail."""
+    max_images: PositiveInt = 101
+    """Pictures in one question; a longer episode sends its first, its last and evenly spaced ones between."""
+    timeout_s: PositiveFloat = 60.0
+    retries: NonNegativeInt = 3
+    """Further attempts after a retriable failure; each is paid for from the budget."""
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    input_usd_per_mtok: NonNegativeFloat | None = None
+    """Price of a million input tokens, over the price table's."""
+    output_usd_per_mtok: NonNegativeFloat | None = None
+    replay: Literal["prefer", "only", "off"] = "prefer"
+    """Stored answers: used first; used only (anything else is an error); not used."""
+
+    @property
+    def local(self) -> bool:
+        """True where the judge is on this machine: no key, price 0 unless given."""
+        return self.kind == "builtin" or LOOPBACK.match(self.base_url) is not None
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not re.match(r"^https?://[^\s/]+", url):
+            raise ValueError("must start with http:// or https:// and name a host")
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("must be the NAME of an environment variable, not a key")
+        return name
+
+
+class BudgetConfig(_Section):
+    """Caps that are never exceeded, over everything that shares the store; none: no cap."""
+
+    usd: NonNegativeFloat | None = None
+    labels: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+
+
+class RewardModelConfig(_Section):
+    """The network that learns to judge."""
+
+    net: Literal["event-max", "cnn-lstm"] = "event-max"
+    ensemble: PositiveInt = 1
+    """Members, each on its own bootstrap sample; the belief is their mean."""
+    channels: PositiveInt = 32
+    hidden: PositiveInt = 64
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 1e-4
+    epochs: PositiveInt = 60
+    """Passes over the labels in one fit."""
+    batch_size: PositiveInt = 64
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of labels never trained on."""
+    min_labels: PositiveInt = 40
+    """Labels before the first fit."""
+    retrain_every: PositiveInt = 20
+    """New labels before another fit."""
+    gate_accuracy: Fraction = 0.85
+    """Balanced held-out accuracy (plain where a class is missing) from which its scores count."""
+    pace: Literal["auto", "go", "wait"] = "auto"
+    """Until the gate opens: `go` on on the task reward or `wait` for labels; auto: wait if the judge is remote."""
+
+
+class MixConfig(_Section):
+    """What reward an episode is learned from."""
+
+    source: Literal["none", "direct", "distilled", "hybrid"] = "none"
+    """Whose feedback is mixed in."""
+    weight: NonNegativeFloat = 1.0
+    """Weight of the feedback reward beside the task reward, fully ramped up."""
+    start_step: NonNegativeInt = 0
+    """Environment steps of the task-only phase before."""
+    ramp_steps: NonNegativeInt = 0
+    """Steps over which the weight then rises from 0, linearly."""
+    credit: Literal["terminal", "potential", "redistribute"] = "redistribute"
+    """Where in an episode the feedback reward is paid."""
+    unjudged: Literal["rm", "task", "drop"] = "rm"
+    """An episode without a verdict gets: the reward model's score, the task reward only, or is not learned from."""
+
+
+class ResourcesConfig(_Section):
+    """What of the machine or cluster is used."""
+
+    env_runners: NonNegativeInt = 1
+    """Remote rollout actors; 0: the driver acts itself."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where policy and reward model learn; auto: a GPU if there is one."""
+    learner_threads: NonNegativeInt = 0
+    """Threads of the local learner; 0: as many as there are cores."""
+    object_store_mb: PositiveInt = 512
+    """Ray's object store, where this command starts Ray itself."""
+    address: str = ""
+    """Ray cluster to join ("auto"); empty: Ray is started on this machine."""
+
+
+class Config(_Section):
+    """Everything that can be chosen for one run."""
+
+    run: RunConfig = RunConfig()
+    env: EnvConfig = EnvConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    judge: JudgeConfig = JudgeConfig()
+    budget: BudgetConfig = BudgetConfig()
+    reward_model: RewardModelConfig = RewardModelConfig()
+    mix: MixConfig = MixConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def asks(self) -> bool:
+        """Whether this run puts questions to a judge."""
+        return self.mix.source != "none"
+
+    @property
+    def uses_reward_model(self) -> bool:
+        return self.mix.source in ("distilled", "hybrid")
+
+    @property
+    def pace(self) -> Literal["go", "wait"]:
+        """`reward_model.pace` with `auto` resolved."""
+        if self.reward_model.pace == "auto":
+            return "go" if self.judge.local else "wait"
+        return self.reward_model.pace
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Config:
+        if self.ppo.minibatch_size > self.ppo.train_batch_size:
+            raise ValueError(
+                f"ppo.minibatch_size: got {self.ppo.minibatch_size}, allowed are 1 to ppo.train_batch_size "
+                f"({self.ppo.train_batch_size})"
+            )
+        if self.ppo.train_batch_size % self.env.num_envs:
+            raise ValueError(
+                f"ppo.train_batch_size: got {self.ppo.train_batch_size}, allowed are multiples of env.num_envs "
+                f"({self.env.num_envs})"
+            )
+        runners = max(1, self.resources.env_runners)
+        if self.env.num_envs % runners:
+            raise ValueError(
+                f"env.num_envs: got {self.env.num_envs}, allowed are multiples of resources.env_runners ({runners})"
+            )
+        if self.mix.source == "direct" and self.mix.credit != "terminal":
+            raise ValueError(
+                f"mix.credit: got {self.mix.credit!r}, allowed with mix.source 'direct' is 'terminal' (the others need "
+                "a reward model's belief; use source 'hybrid')"
+            )
+        if self.mix.source == "direct" and self.mix.unjudged == "rm":
+            raise ValueError(
+                "mix.unjudged: got 'rm', allowed with mix.source 'direct' are 'task', 'drop' (there is no reward model)"
+            )
+        if self.mix.source != "none" and self.mix.start_step >= self.run.total_steps:
+            raise ValueError(
+                f"mix.start_step: got {self.mix.start_step}, allowed are 0 to below run.total_steps "
+                f"({self.run.total_steps})"
+            )
+        return self
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    folder = resources.files("rlaif_ray") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path | Mapping[str, Any] = "", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset, a YAML file or a mapping, put dotted ``overrides`` on top, and check the whole.
+
+    Raises ConfigError: no such preset or file, not YAML, unknown key, wrong type, out of range.
+    """
+    raw = dict(source) if isinstance(source, Mapping) else _read(str(source), ())
+    return validate(deep_merge(raw, unflatten(overrides or {})))
+
+
+def validate(raw: Mapping[str, Any]) -> Config:
+    """A Config from plain data. Raises ConfigError with one line that names value, range and nearest name."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, raw)) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML of the whole resolved tree; ``load_config`` reads it back to an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on ``base``; mappings are merged key by key, anything else replaced. Neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = deep_merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def unflatten(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"ppo.lr": 1}`` -> ``{"ppo": {"lr": 1}}``; hyphens in keys are underscores."""
+    tree: dict[str, Any] = {}
+    for path, value in dotted.items():
+        *parents, leaf = path.replace("-", "_").split(".")
+        nested: dict[str, Any] = {leaf: value}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        tree = deep_merge(tree, nested)
+    return tree
+
+
+def _read(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if not source:
+        return {}
+    if source in seen:
+        raise ConfigError(f"config {source!r} extends itself: {' -> '.join((*seen, source))}")
+    path = Path(source)
+    if source in preset_names():
+        text = (resources.files("rlaif_ray") / "presets" / f"{source}.yaml").read_text()
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigError(f"config file {source!r}: {reason}; presets are {', '.join(preset_names())}") from None
+    else:
+        raise UnknownNameError("preset (or path ending in .yaml)", source, preset_names())
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {source!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config file {source!r}: got a {type(raw).__name__}, expected a mapping of sections")
+    base = raw.pop("extends", "")
+    return deep_merge(_read(str(base), (*seen, source)), raw)
+
+
+# ------------------------------------------------------------------------------------- one line per mistake
+
+
+def _one_line(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """The first mistake, as `path: got VALUE, allowed RANGE; did you mean ...`, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        line = _unknown_key(first["loc"])
+    elif first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        line = f"{path}: got {first['input']!r}; {reason}" if path else reason
+    else:
+        line = f"{path}: got {first['input']!r}; {_allowed(first)}"
+    more = len(problems) - 1
+    return line + (f" (and {more} more)" if more else "")
+
+
+def _allowed(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "literal_error":
+        expected = problem["ctx"]["expected"]
+        guess = nearest(str(problem["input"]), re.findall(r"'([^']+)'", expected))
+        return f"allowed are {expected}" + (f"; did you mean {guess!r}?" if guess else "")
+    message = str(problem["msg"])
+    return message[0].lower() + message[1:]
+
+
+def _unknown_key(loc: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in loc[:-1]:
+        section = section.model_fields[str(part)].annotation
+    names = list(section.model_fields)
+    where = ".".join(str(p) for p in loc[:-1]) or "the top level"
+    guess = nearest(str(loc[-1]), names)
+    path = ".".join(str(p) for p in loc)
+    if guess is None:  # it may be a key of another section
+        guess = next((f"{s}.{loc[-1]}" for s, f in Config.model_fields.items() if str(loc[-1]) in _fields_of(f)), None)
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    return f"unknown key {path!r}: allowed at {where} are {', '.join(names)}{hint}"
+
+
+def _fields_of(field: Any) -> list[str]:
+    annotation = field.annotation
+    if get_origin(annotation) is not None:
+        annotation = get_args(annotation)[0]
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
