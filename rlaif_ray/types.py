@@ -211,10 +211,17 @@ class Rollout:
     episodes: EpisodeBatch  # completed in this fragment, whole from their first observation
     open: EpisodeBatch  # prefixes of the N episodes still running at the fragment's end
     truth: Truth  # of ``episodes``, same order
+    episode_cells: Array  # (E, 3) int64: column, first row, end row of each episode's part in this fragment
+    open_cells: Array  # (N, 3) int64, likewise; the part may be empty (an episode about to begin)
     runner: int  # worker index
 
     def __post_init__(self) -> None:
         _need("truth episodes", self.truth.episode_id.shape, self.episodes.episode_id.shape)
+        _need("episode_cells (E, 3)", self.episode_cells.shape, (len(self.episodes), 3))
+        _need("open_cells (N, 3)", self.open_cells.shape, (len(self.open), 3))
+        covered = int((self.episode_cells[:, 2] - self.episode_cells[:, 1]).sum())
+        covered += int((self.open_cells[:, 2] - self.open_cells[:, 1]).sum())
+        _need("steps covered by episodes and open prefixes", covered, self.fragment.env_steps())
 
     def env_steps(self) -> int:
         return self.fragment.env_steps()

@@ -1,0 +1,158 @@
+"""Episodes + verdicts + scores -> rewards, with the provenance of each. Pure functions of arrays.
+
+Notation: an episode of length L has observations 0..L and actions 0..L-1; ``Phi_t`` is the reward model's belief after
+observations 0..t, ``v`` the verdict's value in [0, 1], ``w`` the weight. Both ``w`` and the reward model's version are
+those of the episode's first scoring and stay fixed until it ends: a sum of differences only telescopes under one
+``Phi``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlaif_ray.config import MixConfig
+from rlaif_ray.errors import ShapeError
+from rlaif_ray.types import Array, EpisodeBatch, Fragment
+
+__all__ = [
+    "ABSTAINED",
+    "DIRECT",
+    "DISTILLED",
+    "DROPPED",
+    "PROVENANCE",
+    "TASK",
+    "Mixed",
+    "credit",
+    "feedback_weight",
+    "generalized_advantages",
+    "provenance",
+    "scatter",
+    "standardize",
+]
+
+TASK, DISTILLED, DIRECT, ABSTAINED, DROPPED = range(5)
+PROVENANCE = ("task", "distilled", "direct", "abstained", "dropped")
+Credit = Literal["terminal", "potential", "redistribute"]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What the learner is given for one fragment, and where it came from."""
+
+    reward: Array  # (T, N) float32: task + w * feedback; this is what trains and what is logged
+    feedback: Array  # (T, N) float32: the weighted feedback part of it
+    learn: Array  # (T, N) bool: False where a step is dropped
+    counts: Mapping[str, int]  # completed episodes by provenance
+
+
+def feedback_weight(step: int, mix: MixConfig) -> float:
+    """Weight of the feedback reward at an environment step: 0 while task-only, a linear ramp, then ``mix.weight``."""
+    if mix.source == "none" or step < mix.start_step:
+        return 0.0
+    if mix.ramp_steps == 0:
+        return mix.weight
+    return mix.weight * min(1.0, (step - mix.start_step) / mix.ramp_steps)
+
+
+def provenance(mix: MixConfig, verdict: Array, abstained: Array, version: Array) -> Array:
+    """(E,) where each complete episode's feedback comes from.
+
+    Args:
+        verdict: (E,) float, nan where there is none (not asked, not yet answered, or abstained).
+        abstained: (E,) bool, the judge was asked and gave no usable answer.
+        version: (E,) int, reward-model version pinned to the episode; 0 for none.
+    """
+    judged = ~np.isnan(verdict)
+    # Differences of belief need a belief: without one, only a payment at the end can be made.
+    payable = (version > 0) | (mix.credit == "terminal")
+    direct = judged & payable & (mix.source in ("direct", "hybrid"))
+    scored = (version > 0) & (mix.source in ("distilled", "hybrid")) & (mix.unjudged == "rm")
+    rest = DROPPED if mix.unjudged == "drop" and mix.source != "none" else TASK
+    out = np.where(direct, DIRECT, np.where(scored, DISTILLED, np.where(abstained, ABSTAINED, rest)))
+    return out.astype(np.int8)
+
+
+def credit(kind: Credit, episodes: EpisodeBatch, belief: Array, value: Array, weight: Array, gamma: float) -> Array:
+    """Feedback reward of every action, (A,) float32, packed as the batch's actions.
+
+    Args:
+        belief: (S,) Phi at every observation; ignored by ``terminal``.
+        value: (E,) v of complete episodes: the verdict, or the belief at the end; ignored where an episode is open.
+        weight: (E,) w.
+
+    ``terminal``: w v at the end.
+    ``potential``: w (gamma Phi_{t+1} - Phi_t), with Phi = 0 in a terminal state, plus w v at the end (Ng et al. 1999:
+    the best policy is that of ``terminal``). A truncated episode keeps its last Phi: the learner bootstraps there.
+    ``redistribute``: w (Phi_{t+1} - Phi_t), with Phi_L = v: sums to w (v - Phi_0).
+
+    Raises ShapeError.
+    """
+    if belief.shape != (len(episodes.obs),) or value.shape != (len(episodes),) or weight.shape != (len(episodes),):
+        raise ShapeError(
+            f"credit: got belief {belief.shape}, value {value.shape}, weight {weight.shape}; expected "
+            f"({len(episodes.obs)},), ({len(episodes)},), ({len(episodes)},)"
+        )
+    E, lengths = len(episodes), episodes.lengths
+    reward = np.zeros(len(episodes.actions), np.float32)
+    per_action_w = np.repeat(weight, lengths)
+    ended = episodes.complete & (lengths > 0)
+    last_action = (np.cumsum(lengths) - 1)[ended]
+    if kind != "terminal":
+        after = np.delete(belief, episodes.obs_offsets[:-1])
+        before = np.delete(belief, episodes.obs_offsets[1:] - 1)
+        after = after.astype(np.float64)
+        if kind == "redistribute":
+            after[last_action] = value[ended]
+            reward = per_action_w * (after - before)
+        else:
+            after[last_action[episodes.terminated[ended]]] = 0.0
+            reward = per_action_w * (gamma * after - before)
+    if kind != "redistribute" and E:
+        reward[last_action] += weight[ended] * value[ended]
+    return reward.astype(np.float32)
+
+
+def scatter(packed: Array, episodes: EpisodeBatch, cells: Array, into: Array) -> None:
+    """Put per-action values of the parts that lie in a fragment into its (T, N) array.
+
+    ``cells`` (E, 3): column, first row, end row of each episode's part, which is the end of the episode so far.
+    """
+    from rlaif_ray.columns import packed_ranges
+
+    inside = cells[:, 2] - cells[:, 1]
+    column = np.repeat(cells[:, 0], inside)
+    row = packed_ranges(cells[:, 1], inside)
+    into[row, column] = packed[packed_ranges(np.cumsum(episodes.lengths) - inside, inside)]
+
+
+def generalized_advantages(fragment: Fragment, reward: Array, gamma: float, lambda_: float) -> tuple[Array, Array]:
+    """GAE (Schulman et al. 2016, arXiv:1506.02438, eq. 16) on columns.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, where A stops at an episode's end and
+    V_{t+1} is ``fragment.next_value`` at cuts (0 after a termination).
+
+    Returns (T, N) float32 advantages and value targets A + V.
+    """
+    T, _ = fragment.shape
+    done = fragment.terminated | fragment.truncated
+    following = np.empty_like(fragment.value)
+    following[:-1] = np.where(done[:-1], fragment.next_value[:-1], fragment.value[1:])
+    following[-1] = fragment.next_value[-1]
+    delta = reward + gamma * following - fragment.value
+    carry = (gamma * lambda_) * ~done
+    advantage = np.empty_like(delta)
+    running = np.zeros_like(delta[0])
+    for t in reversed(range(T)):
+        running = delta[t] + carry[t] * running
+        advantage[t] = running
+    return advantage.astype(np.float32), (advantage + fragment.value).astype(np.float32)
+
+
+def standardize(advantage: Array) -> Array:
+    """Mean 0, deviation 1 over the whole batch; a deviation below 1e-4 is taken as 1e-4, as RLlib does."""
+    out: Array = ((advantage - advantage.mean()) / max(1e-4, float(advantage.std()))).astype(np.float32)
+    return out

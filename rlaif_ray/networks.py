@@ -1,0 +1,246 @@
+"""Policy networks in plain PyTorch, and policies loaded from a checkpoint without Ray or the world they acted in.
+
+All take grids ``(B, H, W, C)`` or vectors ``(B, D)`` as the world emits them (uint8 grids are cast inside, once) and
+share one trunk between actor and critic, so that one pass gives both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
+from rlaif_ray.types import Array
+
+__all__ = ["NETWORKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy"]
+
+POLICY_FILE = "policy.pt"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What a policy network is built from; travels in checkpoints as JSON."""
+
+    network: str
+    hidden: tuple[int, ...]
+    obs_shape: tuple[int, ...]
+    action_kind: Literal["discrete", "box"]
+    num_outputs: int  # discrete: number of actions; box: twice the dimensions (means and log standard deviations)
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise UnknownNameError("policy.network", self.network, NETWORKS)
+        if not self.hidden:
+            raise ConfigError("policy.hidden: got (), allowed are one width or more, e.g. (256, 256)")
+
+    @staticmethod
+    def from_json(text: str) -> NetworkSpec:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return NetworkSpec(**fields)
+
+
+def _dense(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, o in itertools.pairwise(sizes):
+        layers += [_orthogonal(nn.Linear(i, o), math.sqrt(2.0)), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Orthogonal weights, zero bias: the usual start for PPO (Andrychowicz et al. 2021, arXiv:2006.05990)."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MlpTrunk(nn.Module):
+    """Flattened observation through dense layers."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.layers = _dense([math.prod(spec.obs_shape), *spec.hidden])
+
+    def forward(self, obs: Tensor) -> Tensor:
+        out: Tensor = self.layers(obs.flatten(1).float())
+        return out
+
+
+class CnnTrunk(nn.Module):
+    """Three 2x2 convolutions (the published study's kind), then dense layers. Grids only."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        height, width, channels = _grid(spec)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 16, 2), nn.ReLU(inplace=True),
+            nn.Conv2d(16, 32, 2), nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 2), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.layers = _dense([64 * (height - 3) * (width - 3), *spec.hidden])
+
+    def forward(self, obs: Tensor) -> Tensor:
+        maps = self.convolutions(obs.permute(0, 3, 1, 2).float())
+        out: Tensor = self.layers(maps.flatten(1))
+        return out
+
+
+class EgocentricTrunk(nn.Module):
+    """The grid turned to be centred on the agent (channel 0), then dense layers. Grids of 0/1 values only.
+
+    The first layer sees every other channel in a window of (2H-1) x (2W-1) cells around the agent: a product of a
+    1,863-long 0/1 vector with its weights in Homegrid. It is computed exactly, but as sums of weight rows: what most
+    samples of a batch have in common (walls, floor) is summed once for each cell the agent stands on, and each sample
+    adds or subtracts the few cells in which it differs.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.height, self.width, channels = _grid(spec)
+        if channels < 2:
+            raise ConfigError(f"policy.network 'egocentric': got a grid of {channels} channel, allowed are 2 or more")
+        self.window = ((2 * self.height - 1), (2 * self.width - 1))
+        rows = self.window[0] * self.window[1] * (channels - 1)
+        first = spec.hidden[0]
+        # Rows start as a dense layer of the number of cells usually set would, not of all the window's.
+        self.rows = nn.Parameter(torch.randn(rows, first) * math.sqrt(2.0 / (self.height * self.width)))
+        self.bias = nn.Parameter(torch.zeros(first))
+        self.layers = _dense(list(spec.hidden)) if len(spec.hidden) > 1 else nn.Identity()
+        cells = torch.arange(self.height * self.width)
+        y, x = cells // self.width, cells % self.width
+        # row of the weights for (agent cell, other cell, channel), before the channel is added
+        offset = (y[None] - y[:, None] + self.height - 1) * self.window[1] + (x[None] - x[:, None] + self.width - 1)
+        row = offset[:, :, None] * (channels - 1) + torch.arange(channels - 1)
+        self.register_buffer("row_of", row.flatten(1), persistent=False)  # (H W agent cells, H W (C-1) features)
+        self.row_of: Tensor
+
+    def forward(self, obs: Tensor) -> Tensor:
+        flat = obs.flatten(1, 2)  # (B, H W, C)
+        agent = flat[:, :, 0].argmax(1)  # (B,)
+        others = flat[:, :, 1:].flatten(1) != 0  # (B, H W (C-1))
+        common = others.sum(0) * 2 > len(others)  # set in most samples
+        cell, which = torch.unique(agent, return_inverse=True)
+        shared = functional.embedding_bag(self.row_of[cell][:, common], self.rows, mode="sum")  # (U, first)
+        sample, feature = (others != common).nonzero(as_tuple=True)
+        sign = torch.where(common[feature], -1.0, 1.0).to(self.rows.dtype)
+        starts = torch.searchsorted(sample, torch.arange(len(obs), device=obs.device))
+        differs = functional.embedding_bag(
+            self.row_of[agent[sample], feature], self.rows, starts, mode="sum", per_sample_weights=sign
+        )
+        out: Tensor = self.layers(torch.relu(shared[which] + differs + self.bias))
+        return out
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk}
+
+
+def _grid(spec: NetworkSpec) -> tuple[int, int, int]:
+    if len(spec.obs_shape) != 3:
+        raise ConfigError(
+            f"policy.network: got {spec.network!r} for observations of shape {spec.obs_shape}; allowed there is 'mlp' "
+            "('cnn' and 'egocentric' need grids (H, W, C))"
+        )
+    return spec.obs_shape[0], spec.obs_shape[1], spec.obs_shape[2]
+
+
+class ActorCritic(nn.Module):
+    """One trunk, two heads."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.trunk = NETWORKS[spec.network](spec)
+        self.actor = _orthogonal(nn.Linear(spec.hidden[-1], spec.num_outputs), 0.01)
+        self.critic = _orthogonal(nn.Linear(spec.hidden[-1], 1), 1.0)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, *obs) -> action inputs (B, K), value (B,), embedding (B, hidden)."""
+        embedding = self.trunk(obs)
+        return self.actor(embedding), self.critic(embedding).squeeze(-1), embedding
+
+
+class Policy:
+    """A policy that acts; needs neither Ray nor the world it was trained in.
+
+    >>> policy = load_policy("runs/quickstart/checkpoints/last")  # doctest: +SKIP
+    >>> actions = policy.act(obs)  # doctest: +SKIP
+    """
+
+    def __init__(self, network: ActorCritic, seed: int = 0) -> None:
+        self.network = network.eval()
+        self.spec = network.spec
+        self._rng = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def act(self, obs: Array, deterministic: bool = False) -> Array:
+        """Observations (B, *obs), or one (*obs), -> actions (B,) int64 or (B, dims) float32, or one.
+
+        Raises ShapeError for observations of another shape.
+        """
+        single = obs.shape == self.spec.obs_shape
+        batch = obs[None] if single else obs
+        if batch.shape[1:] != self.spec.obs_shape:
+            raise ShapeError(f"observations: got {obs.shape}, expected {self.spec.obs_shape} or (B, ...) of it")
+        logits = self.network(torch.as_tensor(np.ascontiguousarray(batch)))[0]
+        actions = to_world(self.spec, choose(self.spec, logits, self._rng, deterministic)[0]).numpy()
+        return np.asarray(actions[0] if single else actions)
+
+
+def choose(spec: NetworkSpec, logits: Tensor, rng: torch.Generator, deterministic: bool) -> tuple[Tensor, Tensor]:
+    """Action inputs (B, K) -> actions (B, ...) and their log-probabilities (B,)."""
+    if spec.action_kind == "discrete":
+        logp = logits.log_softmax(-1)
+        if deterministic:
+            action = logits.argmax(-1)
+        else:  # Gumbel-max: one pass, no normalisation (Maddison et al. 2014, arXiv:1411.0030)
+            noise = torch.empty_like(logits).exponential_(generator=rng).log_()
+            action = (logits - noise).argmax(-1)
+        return action, logp.gather(-1, action[:, None]).squeeze(-1)
+    mean, log_std = logits.chunk(2, -1)
+    noise = torch.zeros_like(mean) if deterministic else torch.randn(mean.shape, generator=rng)
+    action = mean + log_std.exp() * noise
+    logp = -0.5 * (noise**2 + 2 * log_std + math.log(2 * math.pi)).sum(-1)
+    return action, logp
+
+
+def to_world(spec: NetworkSpec, action: Tensor) -> Tensor:
+    """The network's action as the world takes it: box actions from [-1, 1] to [low, high], clipped."""
+    if spec.action_kind == "discrete":
+        return action
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    return low + (action.clamp(-1, 1) + 1) / 2 * (high - low)
+
+
+def save_policy(folder: Path, network: ActorCritic) -> None:
+    """Write ``policy.pt``: the spec as JSON text and plain tensors; no code is needed to unpickle it."""
+    weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    torch.save({"spec": json.dumps(asdict(network.spec)), "weights": weights}, folder / POLICY_FILE)
+
+
+def load_policy(checkpoint: str | Path, seed: int = 0) -> Policy:
+    """The policy of a checkpoint folder (or of a run: its newest). Raises CheckpointError."""
+    path = Path(checkpoint)
+    for candidate in (path / POLICY_FILE, path / "checkpoints" / "last" / POLICY_FILE, path):
+        if candidate.is_file():
+            break
+    else:
+        what = "is empty or holds no policy.pt" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {str(path)!r} {what}; expected a folder runs/NAME/checkpoints/...")
+    try:
+        raw: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
+        network = ActorCritic(NetworkSpec.from_json(raw["spec"]))
+        network.load_state_dict(raw["weights"])
+    except Exception as error:  # noqa: BLE001 - torch raises a dozen kinds for a damaged file; all mean the same
+        raise CheckpointError(f"checkpoint file {str(candidate)!r} is damaged or of another kind: {error}") from None
+    return Policy(network, seed)

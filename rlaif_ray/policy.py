@@ -1,0 +1,109 @@
+"""Policies as RLlib's learner and runners know them: one RLModule around ``networks.ActorCritic``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from rlaif_ray.columns import Acted
+from rlaif_ray.config import PolicyConfig
+from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.networks import NETWORKS, ActorCritic, NetworkSpec, choose, to_world
+from rlaif_ray.types import Array
+
+__all__ = ["ActorCriticModule", "ModuleActor", "module_spec", "network_spec"]
+
+
+def network_spec(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> NetworkSpec:
+    """What network fits these spaces. Raises ConfigError for spaces that PPO's columns do not support."""
+    if not isinstance(obs, gym.spaces.Box):
+        raise ConfigError(f"env: got observations {obs}, allowed are Box (flatten others with a Gymnasium wrapper)")
+    shape = tuple(int(n) for n in obs.shape)
+    if isinstance(act, gym.spaces.Discrete):
+        return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n))
+    if isinstance(act, gym.spaces.Box) and len(act.shape) == 1 and act.is_bounded():
+        low, high = tuple(map(float, act.low)), tuple(map(float, act.high))
+        return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high)
+    raise ConfigError(f"env: got actions {act}, allowed are Discrete and bounded one-dimensional Box")
+
+
+def module_spec(policy: PolicyConfig) -> RLModuleSpec:
+    """RLlib's spec of the network named in the config, or of the user's own RLModule class.
+
+    Raises UnknownNameError, ConfigError.
+    """
+    if ":" not in policy.network:
+        if policy.network not in NETWORKS:
+            raise UnknownNameError("policy.network", policy.network, NETWORKS)
+        return RLModuleSpec(module_class=ActorCriticModule, model_config={"policy": policy.model_dump(mode="json")})
+    return RLModuleSpec(module_class=_user_module(policy.network), model_config={"policy": policy.model_dump()})
+
+
+def _user_module(path: str) -> type[RLModule]:
+    name, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"policy.network: got {path!r}, which can't be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, TorchRLModule) and issubclass(found, ValueFunctionAPI)):
+        raise ConfigError(f"policy.network: got {path!r}, allowed are TorchRLModules that implement ValueFunctionAPI")
+    return found
+
+
+class ActorCriticModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
+    """One trunk for actor and critic; every forward pass gives both, so nothing runs the trunk twice."""
+
+    def setup(self) -> None:
+        policy = PolicyConfig.model_validate(self.model_config["policy"])
+        self.network = ActorCritic(network_spec(policy, self.observation_space, self.action_space))
+
+    def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        logits, value, embedding = self.network(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: value, Columns.EMBEDDINGS: embedding}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
+        if embeddings is None:
+            return self.network(batch[Columns.OBS])[1]
+        return self.network.critic(embeddings).squeeze(-1)
+
+
+class ModuleActor:
+    """Acts with any RLModule that has values; ``ColumnSampler`` knows it as an ``Actor``.
+
+    Args:
+        deterministic: take the likeliest action (or the mean).
+    """
+
+    def __init__(self, module: Any, spec: NetworkSpec, seed: int, device: str = "cpu") -> None:
+        self.module, self.spec, self.device = module, spec, device
+        self.deterministic = False
+        self.random = False
+        self.rng = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def act(self, obs: Array) -> Acted:
+        batch = {Columns.OBS: torch.as_tensor(obs, device=self.device)}
+        out = self.module.forward_inference(batch) if self.deterministic else self.module.forward_exploration(batch)
+        logits = out[Columns.ACTION_DIST_INPUTS].float().cpu()
+        if self.random:
+            logits = torch.zeros_like(logits)
+        value = out.get(Columns.VF_PREDS)
+        if value is None:
+            value = self.module.compute_values(batch, embeddings=out.get(Columns.EMBEDDINGS))
+        action, logp = choose(self.spec, logits, self.rng, self.deterministic)
+        world = to_world(self.spec, action).numpy()
+        return Acted(action.numpy(), world, logp.numpy(), logits.numpy(), value.float().cpu().numpy())
+
+    @torch.no_grad()
+    def values(self, obs: Array) -> Array:
+        batch = {Columns.OBS: torch.as_tensor(np.ascontiguousarray(obs), device=self.device)}
+        out: Array = self.module.compute_values(batch).float().cpu().numpy()
+        return out
