@@ -1,0 +1,21 @@
+"""The worlds: vectorised environments, drawing frames and captions from recorded states, reading such frames.
+
+Importing this registers ``rlaif_ray/Homegrid-v0`` with gymnasium, for ``gymnasium.make`` and ``gymnasium.make_vec``.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+
+from rlaif_ray.envs.registry import HOMEGRID, EnvSpec, env_spec, make_vec, register_env, registered_envs
+
+__all__ = ["HOMEGRID", "EnvSpec", "env_spec", "make_vec", "register_env", "registered_envs"]
+
+if HOMEGRID not in gymnasium.registry:
+    # No `max_episode_steps`: the world ends by itself, and gymnasium's time limit would call the last step truncated
+    # even where it reached the fruit.
+    gymnasium.register(
+        HOMEGRID,
+        entry_point="rlaif_ray.envs.homegrid:HomegridEnv",
+        vector_entry_point="rlaif_ray.envs.homegrid:HomegridVectorEnv",
+    )

@@ -1,0 +1,161 @@
+"""Which worlds there are: ``register_env`` adds one, ``env_spec`` finds one, any id of gymnasium's included."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.types import Array, EpisodeRenderer, Truth
+
+__all__ = ["EnvSpec", "env_spec", "make_vec", "register_env", "registered_envs"]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All that the other rooms need of a world. Picklable where its functions are module-level ones.
+
+    make_vec(num_envs, options) makes N environments with same-step autoreset; where it is a ``VectorWorld`` its states
+    are recorded and drawn late. renderer(options) makes what draws them. reader names a ``FrameReader``
+    ("package.module:Class") for the built-in judge. outcomes turns ground truth into (E,) float columns: what an
+    evaluation reports.
+    """
+
+    id: str
+    make_vec: Callable[[int, Mapping[str, Any]], VectorEnv[Any, Any, Any]]
+    renderer: Callable[[Mapping[str, Any]], EpisodeRenderer] | None
+    reader: str
+    outcomes: Callable[[Truth], dict[str, Array]]
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ConfigError("environment id: got '', expected a name")
+        if self.reader and self.reader.count(":") != 1:
+            raise ConfigError(f"reader of {self.id}: got {self.reader!r}, expected 'package.module:Class'")
+
+
+_SPECS: dict[str, EnvSpec] = {}
+
+
+def register_env(spec: EnvSpec) -> None:
+    """Make a world known under ``spec.id``; the same id again replaces it. Each process has its own register."""
+    _SPECS[spec.id] = spec
+
+
+def registered_envs() -> list[str]:
+    """Ids given to ``register_env``."""
+    return sorted(_SPECS)
+
+
+def env_spec(id: str) -> EnvSpec:
+    """The world called ``id``: a registered one, or any that gymnasium knows ("module:Env-v0" imports the module).
+
+    One that only gymnasium knows has no renderer and no reader, and its outcomes are the numbers in its final infos.
+    Raises UnknownNameError with the nearest name.
+    """
+    if id in _SPECS:
+        return _SPECS[id]
+    module, _, name = id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"environment {id!r}: module {module!r} can't be imported: {error}") from None
+    if name not in gymnasium.registry:
+        close = difflib.get_close_matches(name, [*_SPECS, *gymnasium.registry], n=3, cutoff=0.5)
+        raise UnknownNameError("environment (gymnasium's own ids work too)", id, {*_SPECS, *close})
+    return EnvSpec(id, GymnasiumMaker(name), None, "", numeric_outcomes)
+
+
+def make_vec(id: str, num_envs: int, options: Mapping[str, Any] | None = None) -> VectorEnv[Any, Any, Any]:
+    """N environments of the world ``id``. Raises ConfigError for an unknown world, or options it doesn't take."""
+    return env_spec(id).make_vec(num_envs, options or {})
+
+
+def check_option_names(id: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Raises UnknownNameError for an option that isn't in ``allowed``."""
+    for name in options:
+        if name not in allowed:
+            raise UnknownNameError(f"option of environment {id}", name, allowed)
+
+
+def numeric_outcomes(truth: Truth) -> dict[str, Array]:
+    """Every fact that is a number or a truth value, as (E,) float64."""
+    return {name: np.asarray(v, np.float64) for name, v in truth.facts.items() if np.asarray(v).dtype.kind in "biuf"}
+
+
+@dataclass(frozen=True)
+class GymnasiumMaker:
+    """Makes N environments of a gymnasium id, stepped one after the other, with same-step autoreset."""
+
+    id: str
+
+    def __call__(self, num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+        allowed = self._option_names()
+        if allowed is not None:
+            check_option_names(self.id, options, allowed)
+        try:
+            return gymnasium.make_vec(
+                self.id,
+                num_envs,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                **dict(options),
+            )
+        except (TypeError, ValueError, gymnasium.error.Error) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"environment {self.id} can't be made with options {dict(options)}: {reason}") from error
+
+    def _option_names(self) -> tuple[str, ...] | None:
+        """Names its constructor takes; None where it takes any."""
+        entry = gymnasium.spec(self.id).entry_point
+        if entry is None:
+            return None
+        creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+        parameters = inspect.signature(creator).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        # `make` itself takes these two, whatever the constructor does.
+        return (*(p.name for p in parameters), "max_episode_steps", "disable_env_checker")
+
+
+# ---------------------------------------------------------------------------------------------- Homegrid
+
+
+HOMEGRID = "rlaif_ray/Homegrid-v0"
+
+
+def _homegrid_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    from rlaif_ray.envs.homegrid import HomegridVectorEnv
+
+    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
+    return HomegridVectorEnv(num_envs, **options)
+
+
+def _homegrid_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
+    from rlaif_ray.envs.render import HomegridRenderer
+
+    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
+    return HomegridRenderer()
+
+
+def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
+    return {
+        "found": np.asarray(truth.facts["found"], np.float64),
+        "cat_survived": 1.0 - np.asarray(truth.facts["cat_squashed"], np.float64),
+    }
+
+
+register_env(
+    EnvSpec(
+        HOMEGRID, _homegrid_vec, _homegrid_renderer, "rlaif_ray.envs.homegrid_reader:HomegridReader", _homegrid_outcomes
+    )
+)

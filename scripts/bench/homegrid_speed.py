@@ -1,0 +1,52 @@
+"""Steps a second of the vectorised Homegrid on one core, resets included. Prints one JSON object.
+
+    taskset -c 0 python scripts/bench/homegrid_speed.py
+
+Two policies: uniform random (long episodes, few resets) and shortest path (an episode ends about every tenth step).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+
+import numpy as np
+
+from rlaif_ray.envs.homegrid import HomegridVectorEnv
+from rlaif_ray.envs.homegrid_layout import cell_of
+from rlaif_ray.envs.homegrid_paths import shortest_actions
+
+
+def steps_per_second(policy: str, num_envs: int, steps: int) -> float:
+    world = HomegridVectorEnv(num_envs)
+    world.reset(seed=0)
+    rng = np.random.default_rng(0)
+    random_actions = rng.integers(4, size=(steps, num_envs))
+    best = shortest_actions().argmax(axis=-1)  # (fruit, cell) -> one of the shortest ways
+    spent_s = 0.0
+    for t in range(steps):
+        actions = random_actions[t]
+        if policy == "shortest":
+            state = world.states().astype(int)  # choosing the action is the policy's time, not the world's
+            actions = best[cell_of(state[:, 3], state[:, 4]), cell_of(state[:, 0], state[:, 1])]
+        began = time.perf_counter()
+        world.step(actions)
+        spent_s += time.perf_counter() - began
+    return steps * num_envs / spent_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-envs", type=int, default=256, help="worlds side by side")
+    parser.add_argument("--steps", type=int, default=2_000, help="steps of all of them, for each policy")
+    args = parser.parse_args()
+    speed = {p: round(steps_per_second(p, args.num_envs, args.steps)) for p in ("random", "shortest")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(json.dumps({"steps_per_s": speed, "num_envs": args.num_envs, "cores": cores, "machine": platform.platform()}))
+
+
+if __name__ == "__main__":
+    main()
