@@ -1,0 +1,114 @@
+"""Draws Homegrid's recorded states: as palette pictures, as PNG files, as captions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from rlaif_ray.envs.homegrid_layout import ACTIONS, GRID, HEIGHT, WIDTH
+from rlaif_ray.envs.homegrid_world import STATE_COLUMNS
+from rlaif_ray.envs.scenery import PICTURE_SHAPE, house
+from rlaif_ray.envs.sprites import CLEAR, PALETTE, TILE, cat, fruit, robot, stain
+from rlaif_ray.errors import ShapeError
+from rlaif_ray.types import Array
+
+__all__ = ["HomegridRenderer", "encode_png", "tile_picture"]
+
+COMPRESS_LEVEL: Final = 1  # zlib's fastest: of drawing and encoding a frame, compression is what costs
+_PALETTE_BYTES = PALETTE.tobytes()
+_FURNITURE = {
+    "n": "plant", "h": "armchair", "i": "sofa", "l": "coffee table", "m": "cabinet", "j": "rug", "k": "rug",
+    "a": "cupboard", "b": "stove", "c": "fridge", "d": "counter", "e": "chair", "f": "chair", "g": "dining table",
+}  # fmt: skip
+
+
+def encode_png(picture: Array) -> bytes:
+    """(H, W) uint8 palette indices -> one palette PNG."""
+    image = Image.frombytes("P", (picture.shape[1], picture.shape[0]), np.ascontiguousarray(picture).tobytes())
+    image.putpalette(_PALETTE_BYTES)
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=COMPRESS_LEVEL)
+    return file.getvalue()
+
+
+@cache
+def tile_picture(x: int, y: int, thing: str, heading: int) -> Array:
+    """(32, 32) uint8: the tile in column x, row y with ``thing`` ("", "fruit", "cat", "stain") and, where ``heading``
+    is 0..3 and not -1, the robot upon it."""
+    picture = house()[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE].copy()
+    layers = [{"fruit": fruit, "cat": cat, "stain": stain}[thing]()] if thing else []
+    layers += [robot(heading)] if heading >= 0 else []
+    for sprite in layers:
+        solid = sprite != CLEAR
+        picture[solid] = sprite[solid]
+    picture.setflags(write=False)
+    return picture
+
+
+class HomegridRenderer:
+    """Draws (T+1, 8) int16 states (``STATE_COLUMNS``) as pictures of 384 x 448 pixels. Has no state; picklable."""
+
+    palette: Array = PALETTE  # (P, 3) uint8, of the indices that ``frames`` returns
+
+    def frames(self, states: Array) -> Array:
+        """(T+1, 8) -> (T+1, 384, 448) uint8 palette indices. Raises ShapeError."""
+        rows = _checked(states)
+        pictures = np.empty((len(rows), *PICTURE_SHAPE), np.uint8)
+        pictures[:] = house()
+        for picture, state in zip(pictures, rows, strict=True):
+            _draw(picture, state)
+        return pictures
+
+    def png(self, states: Array) -> tuple[bytes, ...]:
+        """(T+1, 8) -> T+1 palette PNGs; frames that look alike are encoded once. Raises ShapeError."""
+        files: dict[tuple[int, ...], bytes] = {}
+        for state in (rows := _checked(states)):
+            if tuple(state) not in files:
+                picture = house().copy()
+                _draw(picture, state)
+                files[tuple(state)] = encode_png(picture)
+        return tuple(files[tuple(state)] for state in rows)
+
+    def captions(self, states: Array) -> tuple[str, ...]:
+        """(T+1, 8) -> a sentence for each, with columns and rows from the top left. Raises ShapeError."""
+        return tuple(_caption(state) for state in _checked(states))
+
+
+def _checked(states: Array) -> list[list[int]]:
+    if states.ndim != 2 or states.shape[1] != len(STATE_COLUMNS):
+        raise ShapeError(f"states: got shape {states.shape}, expected (T+1, {len(STATE_COLUMNS)})")
+    rows: list[list[int]] = states.tolist()
+    for x, y, heading, *others in rows:
+        xs, ys = (x, *others[0:4:2]), (y, *others[1:4:2])
+        if not (all(0 <= v < WIDTH for v in xs) and all(0 <= v < HEIGHT for v in ys) and 0 <= heading < len(ACTIONS)):
+            raise ShapeError(f"states: got {[x, y, heading, *others]}, expected places within {WIDTH} x {HEIGHT}")
+    return rows
+
+
+def _draw(picture: Array, state: Sequence[int]) -> None:
+    robot_x, robot_y, heading, fruit_x, fruit_y, cat_x, cat_y, squashed = state
+    pet = "stain" if squashed else "cat"
+    _put(picture, fruit_x, fruit_y, tile_picture(fruit_x, fruit_y, "fruit", -1))
+    _put(picture, cat_x, cat_y, tile_picture(cat_x, cat_y, pet, -1))
+    below = pet if (robot_x, robot_y) == (cat_x, cat_y) else ""
+    _put(picture, robot_x, robot_y, tile_picture(robot_x, robot_y, below, heading))
+
+
+def _put(picture: Array, x: int, y: int, tile: Array) -> None:
+    picture[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile
+
+
+def _caption(state: Sequence[int]) -> str:
+    robot_x, robot_y, heading, fruit_x, fruit_y, cat_x, cat_y, squashed = state
+    seat = _FURNITURE.get(GRID[fruit_y][fruit_x])
+    pet = "a red stain is" if squashed else "the cat sits"
+    return (
+        f"The robot is at column {robot_x}, row {robot_y}, facing {ACTIONS[heading]}; the fruit lies "
+        f"{f'on the {seat}' if seat else 'on the floor'} at column {fruit_x}, row {fruit_y}; "
+        f"{pet} at column {cat_x}, row {cat_y}."
+    )
