@@ -99,7 +99,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         spec = self.config.get_rl_module_spec(env=env, spaces=spaces, inference_only=False)
         self.module = spec.build()
         if self.env is not None:
-            policy = PolicyConfig.model_validate(self.config.model_config["policy"])
+            policy = PolicyConfig.model_validate(self.config.rlaif["policy"])
             probe = network_spec(_any_network(policy), self.env.single_observation_space, self.env.single_action_space)
             self._actor = ModuleActor(self.module, probe, self._runner_seed)
 
@@ -145,7 +145,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         return self.metrics.reduce()
 
     def assert_healthy(self) -> None:
-        assert self.module is not None  # noqa: S101 - RLlib asks for an AssertionError
+        assert self.module is not None
 
     def stop(self) -> None:
         if self.env is not None:

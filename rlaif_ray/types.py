@@ -226,6 +226,10 @@ class Rollout:
     def env_steps(self) -> int:
         return self.fragment.env_steps()
 
+    def agent_steps(self) -> int:
+        """RLlib's evaluation counts these too; one agent acts here."""
+        return self.fragment.env_steps()
+
 
 # --------------------------------------------------------------------------------------------- asking
 

@@ -1,0 +1,397 @@
+"""The feedback half of a training step, without RLlib: ask, learn to judge, mix.
+
+``FeedbackLoop`` is what ``FeedbackPPO`` talks to. It is handed a pool (which asks) and a reward model (which learns in
+its own actor), and holds only what must be remembered between iterations: which episodes await an answer, and the
+weight and reward-model version that each running episode began under.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlaif_ray.config import Config
+from rlaif_ray.errors import JudgeError
+from rlaif_ray.mixing import (
+    DIRECT,
+    DISTILLED,
+    DROPPED,
+    PROVENANCE,
+    Mixed,
+    credit,
+    feedback_weight,
+    provenance,
+    scatter,
+)
+from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Label, RewardModelReport, Rollout, Scores
+
+__all__ = ["Chooser", "FeedbackLoop", "Judges", "LearnsToJudge", "Scorer"]
+
+
+class Judges(Protocol):
+    """The pool, as the loop sees it."""
+
+    def submit(self, episodes: Sequence[Episode], *, inclusion_probability: float, step: int) -> int: ...
+    def poll(self) -> list[Label]: ...
+    def wait(self, deadline_s: float) -> list[Label]: ...
+    def stats(self) -> Any: ...
+    def close(self, grace_s: float = 5.0) -> None: ...
+    @property
+    def in_flight(self) -> int: ...
+
+
+class Published(Protocol):
+    """A version of the reward model as its trainer publishes it; ``state`` is None where nothing new is to be used."""
+
+    @property
+    def state(self) -> dict[str, Any] | None: ...
+    @property
+    def report(self) -> RewardModelReport: ...
+
+
+class LearnsToJudge(Protocol):
+    """The reward model's trainer, as the loop sees it."""
+
+    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None: ...
+    def poll(self) -> Sequence[Published]: ...
+    def wait(self, deadline_s: float) -> Sequence[Published]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Scorer(Protocol):
+    """One version of the reward model, ready to score."""
+
+    def score(self, batch: EpisodeBatch) -> Scores: ...
+
+
+# (generator, number of episodes, fraction, limit) -> indices, inclusion probability
+Chooser = Callable[[np.random.Generator, int, float, int], tuple[Array, float]]
+
+
+@dataclass
+class _Window:
+    """What happened since the last report."""
+
+    asked: int = 0
+    verdicts: list[float] = field(default_factory=list)
+    abstained: int = 0
+    ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
+    proxies: list[float] = field(default_factory=list)
+    origins: list[Array] = field(default_factory=list)
+    dropped_steps: int = 0
+
+
+class FeedbackLoop:
+    """Asks about some episodes, trains the reward model on the answers, and says what every step is worth."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Judges | None,
+        trainer: LearnsToJudge | None,
+        *,
+        choose: Chooser,
+        load: Callable[[Mapping[str, Any]], Scorer],
+    ) -> None:
+        self.config = config
+        self._pool, self._trainer = pool, trainer
+        self._choose, self._load = choose, load
+        self._rng = np.random.default_rng([config.run.seed, 1])
+        self._scorers: dict[int, Scorer] = {}
+        self._states: dict[int, dict[str, Any]] = {}
+        self.report: RewardModelReport | None = None
+        self.reports: list[RewardModelReport] = []
+        self.version = 0  # in use for episodes that begin now; 0: none
+        self.ramp_from: int | None = None  # step at which the feedback reward began to count
+        self.judge_error: JudgeError | None = None
+        self.iteration = 0
+        self.totals = dict.fromkeys(PROVENANCE, 0)
+        self._pins: dict[int, tuple[float, int]] = {}  # running episode -> weight, version
+        self._awaited: dict[int, tuple[Episode, int]] = {}  # asked episode -> itself, iteration of asking
+        self._verdicts: dict[int, float] = {}
+        self._abstained: set[int] = set()
+        self._last_position = 0
+        self._window = _Window()
+
+    @classmethod
+    def silent(cls, config: Config) -> FeedbackLoop:
+        """A loop that asks nobody: every episode is learned from on its task reward."""
+        return cls(config, None, None, choose=lambda *_: (np.zeros(0, np.int64), 1.0), load=_no_scorer)
+
+    # ------------------------------------------------------------------------------------------ ask
+
+    def ask(self, rollouts: Sequence[Rollout], step: int) -> None:
+        """Put a budgeted fraction of the episodes just finished to the judge; take the answers that have come."""
+        if self._pool is None:
+            return
+        feedback = self.config.feedback
+        open_for_questions = step >= feedback.start_step and (not feedback.stop_step or step < feedback.stop_step)
+        if open_for_questions and self.judge_error is None:
+            for rollout in rollouts:
+                self._submit(rollout.episodes, step, feedback.fraction, feedback.labels_per_iteration or 10**9)
+        self._guarded(self._pool.poll)
+        if feedback.late == "wait" and self._awaited:
+            deadline = feedback.wait_s
+            self._guarded(lambda: self._pool.wait(deadline) if self._pool else [])
+
+    def _submit(self, episodes: EpisodeBatch, step: int, fraction: float, limit: int) -> None:
+        if self._pool is None or not len(episodes):
+            return
+        chosen, probability = self._choose(self._rng, len(episodes), fraction, limit)
+        picked = [_own(episodes[int(e)]) for e in chosen]
+        if not picked:
+            return
+        accepted = self._pool.submit(picked, inclusion_probability=probability, step=step)
+        self._window.asked += accepted
+        self._awaited.update({e.episode_id: (e, self.iteration) for e in picked[:accepted]})
+
+    def _guarded(self, call: Callable[[], list[Label]]) -> None:
+        """Take answers; a judge that can't be used any more ends the asking, not the training."""
+        try:
+            labels = call()
+        except JudgeError as error:
+            self.judge_error = error
+            return
+        episodes, values = [], []
+        for label in labels:
+            self._last_position = max(self._last_position, label.label_id)
+            asked = self._awaited.pop(label.episode_id, None)
+            if isinstance(label.outcome, Abstention):
+                self._abstained.add(label.episode_id)
+                self._window.abstained += 1
+                continue
+            self._verdicts[label.episode_id] = label.outcome.value
+            self._window.verdicts.append(label.outcome.value)
+            if asked is not None:
+                episodes.append(asked[0])
+                values.append(label.outcome.value)
+                self._window.ages.append(self.iteration - asked[1])
+        if self._trainer is not None and episodes:
+            self._trainer.add(episodes, values)
+
+    # ------------------------------------------------------------------------------------------ learn to judge
+
+    def learn_to_judge(self) -> None:
+        """Take the versions the trainer has published since; a version in use is swapped between iterations only."""
+        if self._trainer is not None:
+            self._adopt(self._trainer.poll())
+
+    def _adopt(self, published: Sequence[Published]) -> None:
+        for one in published:
+            self.report = one.report
+            self.reports.append(one.report)
+            if one.state is not None:
+                self._states[one.report.version] = one.state
+                self._scorers[one.report.version] = self._load(one.state)
+            self.version = one.report.version if one.report.gate_open and one.report.version in self._scorers else 0
+        kept = {version for _, version in self._pins.values()} | {self.version}
+        self._scorers = {v: s for v, s in self._scorers.items() if v in kept}
+        self._states = {v: s for v, s in self._states.items() if v in kept}
+
+    def hold(self, rollouts: Sequence[Rollout], step: int, deadline_s: float = 30.0) -> None:
+        """While the feedback phase waits for the gate: ask about these episodes, wait for the answers and a fit."""
+        wanted = max(self.config.reward_model.retrain_every, self.config.reward_model.min_labels // 4)
+        for rollout in rollouts:
+            self._submit(rollout.episodes, step, 1.0, max(1, wanted // len(rollouts)))
+        if self._pool is not None:
+            pool = self._pool
+            self._guarded(lambda: pool.wait(deadline_s))
+        if self._trainer is not None:
+            self._adopt(self._trainer.wait(deadline_s))
+
+    @property
+    def holding(self) -> bool:
+        """Whether the feedback phase must wait: pace is ``wait``, the gate is shut, and answers can still come."""
+        if self._trainer is None or self._pool is None or self.config.pace != "wait" or self.version:
+            return False
+        return self.judge_error is None and (self._pool.in_flight > 0 or not self._pool.stats().exhausted)
+
+    # ------------------------------------------------------------------------------------------ mix
+
+    def mix(self, rollout: Rollout, step: int) -> Mixed:
+        """What every step of the fragment is worth, and where that came from."""
+        fragment = rollout.fragment
+        feedback = np.zeros(fragment.shape, np.float32)
+        learn = np.ones(fragment.shape, bool)
+        weight = self._weight(step)
+        origin = self._pay(rollout.episodes, rollout.episode_cells, weight, feedback)
+        self._pay(rollout.open, rollout.open_cells, weight, feedback)
+        for column, first, end in rollout.episode_cells[origin == DROPPED]:
+            learn[first:end, column] = False
+        self._window.origins.append(origin)
+        self._window.dropped_steps += int((~learn).sum())
+        counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
+        for name, count in counts.items():
+            self.totals[name] += count
+        return Mixed(fragment.task_reward + feedback, feedback, learn, counts)
+
+    def _weight(self, step: int) -> float:
+        """The schedule's weight; its ramp begins when there is something to pay with."""
+        mix = self.config.mix
+        ready = self.version > 0 or self._trainer is None or mix.credit == "terminal"
+        if mix.source == "none" or step < mix.start_step or (self.ramp_from is None and not ready):
+            return 0.0
+        if self.ramp_from is None:
+            self.ramp_from = step
+        return feedback_weight(step - self.ramp_from + mix.start_step, mix)
+
+    def _pay(self, episodes: EpisodeBatch, cells: Array, weight_now: float, into: Array) -> Array:
+        mix = self.config.mix
+        weight, version = self._pin(episodes, weight_now)
+        belief = self._beliefs(episodes, version)
+        ids = episodes.episode_id.tolist()
+        verdict = np.array([self._verdicts.get(i, math.nan) for i in ids])
+        abstained = np.array([i in self._abstained for i in ids], bool)
+        origin = provenance(mix, np.where(episodes.complete, verdict, np.nan), abstained, version * (weight > 0))
+        origin[weight == 0] = 0
+        paid = np.isin(origin, (DIRECT, DISTILLED))
+        value = np.where(origin == DIRECT, verdict, belief[episodes.obs_offsets[1:] - 1])
+        reward = credit(mix.credit, episodes, belief, value, weight * paid, self.config.ppo.gamma)
+        scatter(reward, episodes, cells, into)
+        scored = episodes.complete & (version > 0)
+        if scored.any():
+            self._window.proxies += belief[episodes.obs_offsets[1:] - 1][scored].tolist()
+        return origin
+
+    def _pin(self, episodes: EpisodeBatch, weight_now: float) -> tuple[Array, Array]:
+        """(E,) weight and version of each episode: those of its first scoring; remembered while it runs."""
+        now = (weight_now, self.version)
+        pins = [self._pins.pop(i, now) for i in episodes.episode_id.tolist()]
+        begun = episodes.lengths > 0
+        for i, pin, is_open, has_begun in zip(
+            episodes.episode_id.tolist(), pins, ~episodes.complete, begun, strict=True
+        ):
+            if is_open and has_begun:
+                self._pins[i] = pin
+        weights, versions = zip(*pins, strict=True) if pins else ((), ())
+        return np.array(weights, np.float64), np.array(versions, np.int64)
+
+    def _beliefs(self, episodes: EpisodeBatch, version: Array) -> Array:
+        """(S,) belief of each episode's own version; 0 where it has none. Nearly always there is one version."""
+        from rlaif_ray.columns import packed_ranges, take_episodes
+
+        belief = np.zeros(len(episodes.obs), np.float32)
+        for one in np.unique(version[version > 0]).tolist():
+            keep = np.flatnonzero(version == one)
+            some = episodes if len(keep) == len(episodes) else take_episodes(episodes, keep)
+            rows = packed_ranges(episodes.obs_offsets[:-1][keep], episodes.lengths[keep] + 1)
+            belief[rows] = self._scorers[one].score(some).belief
+        return belief
+
+    # ------------------------------------------------------------------------------------------ look, stop, go on
+
+    def end_iteration(self, step: int) -> dict[str, dict[str, float]]:
+        """Figures of the iteration by room; begins the next."""
+        w, self._window = self._window, _Window()
+        self.iteration += 1
+        self._verdicts.clear()
+        self._abstained.clear()
+        origin = np.concatenate(w.origins) if w.origins else np.zeros(0, np.int8)
+        share = np.bincount(origin, minlength=len(PROVENANCE)) / max(1, len(origin))
+        figures = {
+            "mix": {
+                "weight": self._weight_now(step),
+                **{f"share_{name}": float(share[i]) for i, name in enumerate(PROVENANCE)},
+                "staleness": float(np.mean(w.ages)) if w.ages else math.nan,
+                "dropped_steps": float(w.dropped_steps),
+            },
+        }
+        if self._pool is not None:
+            figures["feedback"] = self._feedback_figures(w)
+        if self._trainer is not None:
+            figures["rm"] = self._rm_figures(w)
+        return figures
+
+    def _weight_now(self, step: int) -> float:
+        if self.ramp_from is None:
+            return 0.0
+        return feedback_weight(step - self.ramp_from + self.config.mix.start_step, self.config.mix)
+
+    def _feedback_figures(self, w: _Window) -> dict[str, float]:
+        stats = self._pool.stats() if self._pool is not None else None
+        named = ("labels", "abstained", "replayed", "spend_usd", "reserved_usd", "cap_usd", "labels_left", "latency_s")
+        figures = {name: _number(getattr(stats, name)) for name in named}
+        return figures | {
+            "asked": float(w.asked),
+            "in_flight": float(self._pool.in_flight if self._pool is not None else 0),
+            "approval_rate": float(np.mean(w.verdicts)) if w.verdicts else math.nan,
+        }
+
+    def _rm_figures(self, w: _Window) -> dict[str, float]:
+        report = self.report
+        return {
+            "version": float(self.version),
+            "heldout_accuracy": report.heldout_accuracy if report else math.nan,
+            "balanced_accuracy": report.balanced_accuracy if report else math.nan,
+            "heldout_n": float(report.heldout_n) if report else 0.0,
+            "train_n": float(report.train_n) if report else 0.0,
+            "gate_open": float(self.version > 0),
+            "score_mean": float(np.mean(w.proxies)) if w.proxies else math.nan,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: everything but what was paid, which is in the store and referred to by position."""
+        return {
+            "iteration": self.iteration,
+            "ramp_from": self.ramp_from,
+            "version": self.version,
+            "scorers": dict(self._states),
+            "report": self.report,
+            "reports": list(self.reports),
+            "totals": dict(self.totals),
+            "rng": self._rng.bit_generator.state,
+            "trainer": self._trainer.state() if self._trainer is not None else {},
+            "store_position": self._last_position,
+        }
+
+    def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Episode, float]] = ()) -> None:
+        """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it."""
+        self.iteration, self.ramp_from, self.version = state["iteration"], state["ramp_from"], state["version"]
+        self._states = dict(state["scorers"])
+        self._scorers = {v: self._load(s) for v, s in self._states.items()}
+        self.report, self.reports, self.totals = state["report"], list(state["reports"]), dict(state["totals"])
+        self._rng.bit_generator.state = state["rng"]
+        self._pins.clear()
+        if self._trainer is not None:
+            self._trainer.restore(state["trainer"])
+            if labelled:
+                self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
+
+    def drain(self, deadline_s: float) -> None:
+        """Wait for the answers still out; they train nothing any more, but they are paid for and stored."""
+        if self._pool is not None:
+            pool = self._pool
+            self._guarded(lambda: pool.wait(deadline_s))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        if self._trainer is not None:
+            self._trainer.close()
+
+
+def _no_scorer(state: Mapping[str, Any]) -> Scorer:
+    raise JudgeError(f"a run without feedback was given a reward model (version {state.get('version')})")
+
+
+def _own(episode: Episode) -> Episode:
+    """A copy that doesn't keep the whole batch alive while its answer is awaited."""
+    return Episode(
+        episode_id=episode.episode_id,
+        obs=episode.obs.copy(),
+        states=None if episode.states is None else episode.states.copy(),
+        actions=episode.actions.copy(),
+        task_return=episode.task_return,
+        terminated=episode.terminated,
+        policy_version=episode.policy_version,
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,342 @@
+"""``FeedbackPPO``: RLlib's PPO, learning from a task reward mixed with an LLM's feedback.
+
+The learner, its loss, its checkpoints and Tune are RLlib's own. What differs is what goes in: columns from
+``ColumnarEnvRunner`` instead of episode objects, with rewards and advantages ready made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+)
+
+from rlaif_ray import envs
+from rlaif_ray.config import Config
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.loop import FeedbackLoop
+from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
+from rlaif_ray.networks import save_policy
+from rlaif_ray.ppo_config import FeedbackPPOConfig
+from rlaif_ray.types import Rollout
+
+__all__ = ["FeedbackPPO", "FeedbackPPOConfig"]
+
+
+class FeedbackPPO(PPO):  # type: ignore[misc]
+    """act -> ask -> learn to judge -> mix -> learn, once an iteration."""
+
+    @classmethod
+    def get_default_config(cls) -> FeedbackPPOConfig:
+        return FeedbackPPOConfig(algo_class=cls)
+
+    def setup(self, config: FeedbackPPOConfig) -> None:
+        """Build RLlib's parts, then wire the rooms together: the only place that knows them all."""
+        self.rlaif: Config = config.to_config()
+        threads = self.rlaif.resources.learner_threads
+        if threads:
+            torch.set_num_threads(threads)
+        super().setup(config)
+        self._steps = 0
+        self._carry: dict[str, np.ndarray[Any, Any]] = {}
+        self._lost_steps = 0
+        self._figures: dict[str, dict[str, float]] = {}
+        self._clock: dict[str, float] = {}
+        self._rng = np.random.default_rng([self.rlaif.run.seed, 2])
+        self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
+
+    def _wire(self) -> FeedbackLoop:
+        # Imported here: a run on the task reward alone needs neither HTTP clients nor the reward model's nets.
+        from rlaif_ray.feedback.pool import FeedbackPool
+        from rlaif_ray.feedback.select import choose
+        from rlaif_ray.reward_model.actor import RewardModelClient
+        from rlaif_ray.reward_model.model import RewardModel
+
+        config = self.rlaif
+        spec = envs.env_spec(config.env.id)
+        if spec.renderer is None:
+            raise ConfigError(
+                f"env.id: got {config.env.id!r}, which has no renderer for recorded states; allowed with "
+                f"mix.source {config.mix.source!r} are worlds registered with one (see register_env)"
+            )
+        renderer = spec.renderer(dict(config.env.options))
+        pool = FeedbackPool(config, renderer=renderer, store_path=self.store_path, run_id=self.run_id)
+        trainer = None
+        if config.uses_reward_model:
+            space = self.spaces[DEFAULT_MODULE_ID][0]
+            device = "cuda" if self.config.num_gpus_per_learner else "cpu"
+            trainer = RewardModelClient(
+                config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device
+            )  # fmt: skip
+        return FeedbackLoop(config, pool, trainer, choose=choose, load=RewardModel.from_state)
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.config.run_path or self.logdir)
+
+    @property
+    def run_id(self) -> str:
+        return self.trial_id if self.trial_id not in (None, "default") else self.rlaif.run.name
+
+    @property
+    def store_path(self) -> Path:
+        return Path(self.rlaif.feedback.store or self.run_path / "labels.sqlite").absolute()
+
+    # ------------------------------------------------------------------------------------------ one iteration
+
+    def training_step(self) -> None:
+        """Act, ask, learn to judge, mix, learn."""
+        self._clock = {}
+        rollouts = self._act()
+        if not rollouts:
+            return
+        with _Timed(self._clock, "ask_s"):
+            self.loop.ask(rollouts, self._steps)
+            self.loop.learn_to_judge()
+        if self._in_feedback_phase and self.loop.holding:
+            with _Timed(self._clock, "wait_s"):
+                self._hold(rollouts)
+        with _Timed(self._clock, "score_s"):
+            mixed = [self.loop.mix(rollout, self._steps) for rollout in rollouts]
+        with _Timed(self._clock, "learn_s"):
+            self._learn(self._columns(rollouts, mixed))
+        with _Timed(self._clock, "sync_s"):
+            self._hand_out_weights()
+        self._look(rollouts, mixed)
+
+    @property
+    def _in_feedback_phase(self) -> bool:
+        return self.rlaif.asks and self._steps >= self.rlaif.mix.start_step
+
+    def _act(self) -> list[Rollout]:
+        """One fragment from every runner."""
+        with _Timed(self._clock, "sample_s"):
+            group = self.env_runner_group
+            alone = group.num_remote_env_runners() == 0
+            results = group.foreach_env_runner(
+                _sample_and_count, local_env_runner=alone, timeout_seconds=self.config.sample_timeout_s
+            )
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        rollouts = [rollout for found, _ in results for rollout in found]
+        self._steps += sum(r.env_steps() for r in rollouts)
+        return rollouts
+
+    def _hold(self, rollouts: list[Rollout]) -> None:
+        """The feedback phase waits for the reward model's gate; nothing is learned from what is sampled here."""
+        self.loop.hold(rollouts, self._steps)
+        while self.loop.holding and not self.stopping():
+            fresh = self._act()
+            self._lost_steps += sum(r.env_steps() for r in fresh)
+            self.loop.hold(fresh, self._steps)
+
+    def stopping(self) -> bool:
+        """Whether whoever runs this wants it to end; a long wait asks now and then."""
+        stop = getattr(self, "stop_requested", None)
+        return bool(stop and stop())
+
+    def _columns(self, rollouts: Sequence[Rollout], mixed: Sequence[Mixed]) -> dict[str, np.ndarray[Any, Any]]:
+        """Fragments to one flat, shuffled batch of what the loss needs, advantages standardised over all of it."""
+        parts: dict[str, list[np.ndarray[Any, Any]]] = {}
+        for rollout, mix in zip(rollouts, mixed, strict=True):
+            f = rollout.fragment
+            advantage, target = generalized_advantages(f, mix.reward, self.config.gamma, self.config.lambda_)
+            columns = {
+                Columns.OBS: f.obs,
+                Columns.ACTIONS: f.action,
+                Columns.ACTION_LOGP: f.logp,
+                Columns.ACTION_DIST_INPUTS: f.logits,
+                Postprocessing.ADVANTAGES: advantage,
+                Postprocessing.VALUE_TARGETS: target,
+            }
+            for name, column in columns.items():
+                parts.setdefault(name, []).append(column[mix.learn])
+        flat = {name: np.concatenate(columns) for name, columns in parts.items()}
+        flat[Postprocessing.ADVANTAGES] = standardize(flat[Postprocessing.ADVANTAGES])
+        return flat
+
+    def _learn(self, columns: dict[str, np.ndarray[Any, Any]]) -> None:
+        """RLlib's own learner on ready columns.
+
+        Learners in parallel must do the same number of updates: rows that don't share out evenly are carried over to
+        the next iteration, and the number is given. RLlib does not shuffle the first epoch: the batch is permuted here.
+        """
+        if self._carry:
+            columns = {name: np.concatenate([self._carry[name], column]) for name, column in columns.items()}
+        learners = max(1, self.config.num_learners)
+        count = len(columns[Columns.ACTIONS])
+        order = self._rng.permutation(count)
+        use = count - count % learners
+        self._carry = {n: c[order[use:]] for n, c in columns.items()} if use < count else {}
+        if not use:
+            return
+        batch = SampleBatch({name: column[order[:use]] for name, column in columns.items()})
+        minibatches = -(-use // learners) * self.config.num_epochs // self.config.minibatch_size
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(
+                batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=use),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._steps},
+                num_epochs=self.config.num_epochs,
+                minibatch_size=self.config.minibatch_size,
+                shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+                num_total_minibatches=max(1, minibatches) if learners > 1 else 0,
+            )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._updated = set(results[0].keys()) - {ALL_MODULES}
+
+    def _hand_out_weights(self) -> None:
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, policies=self._updated, inference_only=False
+        )
+
+    # ------------------------------------------------------------------------------------------ look
+
+    def _look(self, rollouts: Sequence[Rollout], mixed: Sequence[Mixed]) -> None:
+        """Figures of this iteration. Truth is looked at here and goes nowhere but into the report."""
+        lengths = np.concatenate([r.episodes.lengths for r in rollouts])
+        returns = np.concatenate([r.episodes.task_return for r in rollouts])
+        steps = sum(r.env_steps() for r in rollouts)
+        self._figures = {
+            "task": {
+                "episode_return_mean": _mean(returns),
+                "episode_length_mean": _mean(lengths),
+                "episodes": float(len(lengths)),
+            },
+            "truth": self._truth(rollouts),
+            "reward": {
+                "mean": _mean(np.concatenate([m.reward.ravel() for m in mixed])),
+                "feedback_mean": _mean(np.concatenate([m.feedback.ravel() for m in mixed])),
+            },
+            **self.loop.end_iteration(self._steps),
+            "time": {**self._clock, "iteration_s": sum(self._clock.values())},
+        }
+        self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))  # type: ignore[assignment]
+
+    def _truth(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        if self.rlaif.env.id == "custom":
+            return {}
+        outcomes = envs.env_spec(self.rlaif.env.id).outcomes
+        found = [outcomes(r.truth) for r in rollouts if len(r.episodes)]
+        names = found[0] if found else {}
+        return {name: _mean(np.concatenate([o[name] for o in found])) for name in names}
+
+    def step(self) -> dict[str, Any]:
+        """RLlib's iteration, with our figures beside its own."""
+        began = time.perf_counter()
+        results: dict[str, Any] = super().step()
+        feedback_phase = self._in_feedback_phase
+        results.update(self._figures)
+        results.update(
+            steps=self._steps,
+            total_steps=self.rlaif.run.total_steps,
+            phase="feedback" if feedback_phase else "task",
+            iteration=self.iteration + 1,
+            lost_steps=self._lost_steps,
+            step_s=time.perf_counter() - began,
+        )
+        return results
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        runners = self.env_runner_group.foreach_env_runner(lambda r: (r.worker_index, r.random_state()))
+        state["rlaif"] = {
+            "steps": self._steps,
+            "lost_steps": self._lost_steps,
+            "rng": self._rng.bit_generator.state,
+            "runners": dict(runners),
+            "carry": self._carry,
+            "loop": self.loop.state(),
+            "store": str(self.store_path),
+        }
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        # RLlib's learner ignores older weights on a live algorithm; a rollback must not be a silent no-op.
+        self.learner_group.foreach_learner(_forget_weights_version)
+        super().set_state(state)
+        ours = state.get("rlaif")
+        if ours is None:
+            return
+        self._steps, self._carry = ours["steps"], ours["carry"]
+        self._rng.bit_generator.state = ours["rng"]
+        lost = self.env_runner_group.foreach_env_runner(_Restore(ours["runners"]))
+        self._lost_steps = ours["lost_steps"] + sum(lost)
+        self.loop.restore(ours["loop"], self._stored_labels())
+
+    def _stored_labels(self) -> list[Any]:
+        """Every verdict of this run in the store: those that came after the checkpoint were paid for as well."""
+        if not self.rlaif.asks or not self.store_path.exists():
+            return []
+        from rlaif_ray.feedback.store import LabelStore
+
+        with LabelStore(self.store_path) as store:
+            return [(episode, value) for episode, value in store.labelled_episodes(run=self.run_id)]
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        super().save_checkpoint(checkpoint_dir)
+        module = self.get_learner_module()
+        if hasattr(module, "network"):
+            save_policy(Path(checkpoint_dir), module.network)
+
+    def get_learner_module(self) -> Any:
+        """The policy's RLModule with the learner's weights, on the CPU; None where it can't be had."""
+        if self.learner_group.is_local:
+            return self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        runner = self.env_runner_group.local_env_runner
+        return None if runner is None else runner.module
+
+    def cleanup(self) -> None:
+        if hasattr(self, "loop"):
+            self.loop.close()
+        super().cleanup()
+
+
+class _Timed:
+    """Adds the seconds spent inside to a named entry."""
+
+    def __init__(self, clock: dict[str, float], name: str) -> None:
+        self.clock, self.name = clock, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock[self.name] = self.clock.get(self.name, 0.0) + time.perf_counter() - self.began
+
+
+class _Restore:
+    """Gives each runner its own generators back; returns the steps of open episodes it threw away."""
+
+    def __init__(self, states: dict[int, dict[str, Any]]) -> None:
+        self.states = states
+
+    def __call__(self, runner: Any) -> int:
+        return int(runner.set_random_state(self.states.get(runner.worker_index, {})))
+
+
+def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:
+    return runner.sample(), runner.get_metrics()
+
+
+def _forget_weights_version(learner: Any) -> None:
+    learner._weights_seq_no = 0
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")

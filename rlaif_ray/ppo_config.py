@@ -1,0 +1,268 @@
+"""``FeedbackPPOConfig``: RLlib's PPOConfig, with feedback, judge, budget, reward model and reward mix beside it.
+
+>>> config = (
+...     FeedbackPPOConfig()
+...     .environment("rlaif_ray/Homegrid-v0", env_config={"starts": "train"})
+...     .env_runners(num_env_runners=1, num_envs_per_env_runner=256)
+...     .feedback(fraction=0.1)
+...     .budget(labels=500)
+...     .reward_model(net="event-max")
+...     .reward_mix(source="hybrid", credit="redistribute")
+... )  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env as register_with_ray
+
+from rlaif_ray import envs
+from rlaif_ray.config import Config, PolicyConfig, deep_merge, validate
+from rlaif_ray.config import PPOConfig as PPOSection
+from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.policy import module_spec
+from rlaif_ray.rollout import ColumnarEnvRunner
+
+__all__ = ["FeedbackPPOConfig"]
+
+SECTIONS = ("feedback", "judge", "budget", "reward_model", "mix", "run", "policy", "resources")
+# RLlib settings that the columnar path never meets: silently ignoring one would be worse than refusing it.
+UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
+    "_env_to_module_connector": (None, "observations go from the world to the network as they are"),
+    "_module_to_env_connector": (None, "actions go from the network to the world as they are"),
+    "_learner_connector": (None, "advantages are computed on columns, before the learner"),
+    "observation_filter": ("NoFilter", "observations go from the world to the network as they are"),
+    "callbacks_on_episode_created": (None, "episodes are columns; use on_train_result"),
+    "callbacks_on_episode_start": (None, "episodes are columns; use on_train_result"),
+    "callbacks_on_episode_step": (None, "episodes are columns; use on_train_result"),
+    "callbacks_on_episode_end": (None, "episodes are columns; use on_train_result"),
+    "batch_mode": ("truncate_episodes", "batches of complete episodes would start with survivors and go stale"),
+    "use_kl_loss": (False, "RLlib does not save the adaptive KL coefficient with a checkpoint"),
+}
+
+
+class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
+    """RLlib's fluent config; what it adds is checked by ``rlaif_ray.config`` as soon as it is said."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        if algo_class is None:
+            from rlaif_ray.ppo import FeedbackPPO
+
+            algo_class = FeedbackPPO
+        super().__init__(algo_class=algo_class)
+        self.rlaif: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        self.run_path = ""  # the run's folder; empty: Tune's trial folder
+        self.env_id = ""  # the world as the user named it
+        self.env_runner_cls = ColumnarEnvRunner
+        self.use_kl_loss = False
+        # A runner's states need no merging, and the call that merges them waits behind a running sample().
+        self.merge_env_runner_states = False
+        self.broadcast_env_runner_states = False
+        self.restart_failed_env_runners = True
+        defaults = PPOSection()
+        self.training(**_training_arguments(defaults, Config().run.total_steps))
+
+    # ------------------------------------------------------------------------------------------ fluent sections
+
+    def environment(self, env: Any = NotProvided, **kwargs: Any) -> FeedbackPPOConfig:
+        """As RLlib's. ``env`` is a Gymnasium id, a name given to ``rlaif_ray.register_env``, or a callable
+        ``context -> gymnasium.vector.VectorEnv`` (same-step autoreset) that is told ``num_envs``."""
+        super().environment(env=env, **kwargs)
+        if env is not NotProvided and env is not None:
+            self._register_world(env)
+        return self
+
+    def feedback(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.FeedbackConfig``: fraction, select, late ..."""
+        return self._say("feedback", options)
+
+    def judge(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.JudgeConfig``: kind, base_url, model, profile, prompt ..."""
+        return self._say("judge", options)
+
+    def budget(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.BudgetConfig``: usd, labels, tokens."""
+        return self._say("budget", options)
+
+    def reward_model(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.RewardModelConfig``: net, ensemble, gate_accuracy ..."""
+        return self._say("reward_model", options)
+
+    def reward_mix(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.MixConfig``: source, weight, credit ..."""
+        return self._say("mix", options)
+
+    def policy(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.PolicyConfig``: network, hidden."""
+        return self._say("policy", options)
+
+    def run(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.RunConfig``: total_steps ..."""
+        return self._say("run", options)
+
+    def _say(self, section: str, options: Mapping[str, Any]) -> FeedbackPPOConfig:
+        self.rlaif = deep_merge(self.rlaif, {section: dict(options)})
+        self._check_names()
+        return self
+
+    def _check_names(self) -> None:
+        """Names and single values at once; what must fit together is checked by ``validate`` at the end."""
+        for name, options in self.rlaif.items():
+            field = Config.model_fields[name]
+            raw = {name: options}
+            kind = field.annotation
+            try:
+                kind.model_validate(options)  # type: ignore[union-attr]
+            except ValueError:
+                validate(raw)  # says the same in one line
+
+    # ------------------------------------------------------------------------------------------ RLlib's hooks
+
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> FeedbackPPOConfig:
+        """As RLlib's, for Tune's search spaces; our sections are merged key by key and unknown keys are refused."""
+        ours = {k: v for k, v in config_dict.items() if k in SECTIONS}
+        rest = {k: v for k, v in config_dict.items() if k not in SECTIONS}
+        # "__trial_info__" and the like are Tune's own; "class" comes with a pickled config.
+        unknown = [k for k in rest if k not in self.keys() and not k.startswith("__") and k != "class"]
+        translated = [k for k in unknown if self._translate_special_keys(k, warn_deprecated=False) not in self.keys()]
+        if translated:
+            raise UnknownNameError("config key", translated[0], [*SECTIONS, *self.keys()])
+        for section, options in ours.items():
+            self._say(section, options)
+        super().update_from_dict(rest)
+        if "env" in rest and rest["env"] is not None and not str(rest["env"]).startswith(_PREFIX):
+            self._register_world(rest["env"])
+        return self
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return module_spec(PolicyConfig.model_validate(self.rlaif["policy"]))
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        policy = PolicyConfig.model_validate(self.rlaif["policy"]).model_dump(mode="json")
+        return super()._model_config_auto_includes | {"policy": policy}  # type: ignore[no-any-return]
+
+    def validate(self) -> None:
+        if self.in_evaluation:  # RLlib derives this config from ours, with a batch mode of its own
+            super().validate()
+            return
+        for name, (allowed, why) in UNSUPPORTED.items():
+            got = getattr(self, name, allowed)
+            if got != allowed and not (allowed is None and got in (None, [], ())):
+                raise ConfigError(f"{name.lstrip('_')}: got {got!r}, allowed is {allowed!r}: {why}")
+        if self.is_multi_agent:
+            raise ConfigError("multi_agent: got several policies, allowed is one")
+        super().validate()
+        self.to_config()
+
+    # ------------------------------------------------------------------------------------------ both ways
+
+    def to_config(self) -> Config:
+        """The whole as one checked ``Config``: our sections, and RLlib's own settings where it has them."""
+        runners = max(1, self.num_env_runners)
+        ppo = {
+            "train_batch_size": self.total_train_batch_size,
+            "minibatch_size": self.minibatch_size,
+            "num_epochs": self.num_epochs,
+            "lr": _first(self.lr),
+            "lr_final": _last(self.lr),
+            "gamma": self.gamma,
+            "lambda_": self.lambda_,
+            "clip_param": self.clip_param,
+            "vf_clip_param": self.vf_clip_param,
+            "vf_loss_coeff": self.vf_loss_coeff,
+            "entropy_coeff": _first(self.entropy_coeff),
+            "entropy_coeff_final": _last(self.entropy_coeff),
+            "grad_clip": self.grad_clip or 1e9,
+        }
+        env = {"id": self.env_id or "custom", "num_envs": self.num_envs_per_env_runner * runners,
+               "options": dict(self.env_config)}  # fmt: skip
+        raw = {**copy.deepcopy(self.rlaif), "ppo": ppo, "env": env}
+        raw["resources"] = {**raw["resources"], "env_runners": self.num_env_runners}
+        raw["run"] = {"seed": self.seed or 0, **raw["run"]}
+        return validate(raw)
+
+    @classmethod
+    def from_config(cls, config: Config) -> FeedbackPPOConfig:
+        """The RLlib config of a ``Config``."""
+        runners = config.resources.env_runners
+        self = cls()
+        self.rlaif = {name: getattr(config, name).model_dump(mode="json") for name in SECTIONS}
+        self.environment(config.env.id, env_config=dict(config.env.options))
+        self.env_runners(
+            num_env_runners=runners,
+            num_envs_per_env_runner=config.env.num_envs // max(1, runners),
+            num_cpus_per_env_runner=1,
+        )
+        self.training(**_training_arguments(config.ppo, config.run.total_steps))
+        self.learners(num_learners=0, num_gpus_per_learner=int(_wants_gpu(config)))
+        self.debugging(seed=config.run.seed)
+        return self
+
+    def _register_world(self, env: str | Callable[[Any], Any]) -> None:
+        if callable(env):
+            self.env_id = getattr(env, "__qualname__", "custom")
+            creator = env
+        else:
+            self.env_id = env.removeprefix(_PREFIX)
+            envs.env_spec(self.env_id)  # raises UnknownNameError
+            creator = _World(self.env_id)
+        name = _PREFIX + self.env_id
+        register_with_ray(name, creator)
+        AlgorithmConfig.environment(self, env=name)
+
+
+_PREFIX = "rlaif_ray:"
+
+
+class _World:
+    """Creator of a vector environment by id, as RLlib's registry wants one; picklable."""
+
+    def __init__(self, env_id: str) -> None:
+        self.env_id = env_id
+
+    def __call__(self, context: Mapping[str, Any]) -> Any:
+        options = {k: v for k, v in context.items() if k != "num_envs"}
+        return envs.make_vec(self.env_id, int(context["num_envs"]), options)
+
+
+def _training_arguments(ppo: PPOSection, total_steps: int) -> dict[str, Any]:
+    return {
+        "train_batch_size_per_learner": ppo.train_batch_size,
+        "minibatch_size": ppo.minibatch_size,
+        "num_epochs": ppo.num_epochs,
+        "lr": [[0, ppo.lr], [total_steps, ppo.lr_final]],
+        "gamma": ppo.gamma,
+        "lambda_": ppo.lambda_,
+        "clip_param": ppo.clip_param,
+        "vf_clip_param": ppo.vf_clip_param,
+        "vf_loss_coeff": ppo.vf_loss_coeff,
+        "entropy_coeff": [[0, ppo.entropy_coeff], [total_steps, ppo.entropy_coeff_final]],
+        "grad_clip": ppo.grad_clip,
+        "grad_clip_by": "global_norm",
+        "use_kl_loss": False,
+        "shuffle_batch_per_epoch": True,
+    }
+
+
+def _wants_gpu(config: Config) -> bool:
+    import torch
+
+    available = torch.cuda.is_available()
+    if config.resources.device == "cuda" and not available:
+        raise ConfigError("resources.device: got 'cuda', allowed here are 'auto', 'cpu' (PyTorch sees no GPU)")
+    return available and config.resources.device != "cpu"
+
+
+def _first(schedule: Any) -> float:
+    return float(schedule[0][1] if isinstance(schedule, list | tuple) else schedule)
+
+
+def _last(schedule: Any) -> float:
+    return float(schedule[-1][1] if isinstance(schedule, list | tuple) else schedule)
