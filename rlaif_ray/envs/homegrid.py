@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from rlaif_ray.envs.homegrid_layout import ACTIONS, HEADINGS, STARTS, Starts, start_table
 from rlaif_ray.envs.homegrid_world import OBS_SHAPE, STATE_COLUMNS, Placement, Worlds, placement_of
-from rlaif_ray.errors import ConfigError, EnvError, UnknownNameError
+from rlaif_ray.errors import ConfigError, EnvError, UnknownNameError, nearest
 from rlaif_ray.types import Array
 
 __all__ = ["HomegridEnv", "HomegridVectorEnv"]
@@ -30,7 +30,9 @@ _DRAWS = 2  # uniform numbers an episode takes from its generator: the start, th
 
 def _check_options(starts: str, clear_cat: bool, render_mode: str | None) -> None:
     if starts not in STARTS:
-        raise UnknownNameError("value of Homegrid's option 'starts':", starts, STARTS)
+        guess = nearest(str(starts), STARTS)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise ConfigError(f"Homegrid's option 'starts': got {starts!r}, allowed are {', '.join(STARTS)}{hint}")
     if not isinstance(clear_cat, bool):
         raise ConfigError(f"Homegrid's option 'clear_cat': got {clear_cat!r}, allowed are true, false")
     if render_mode is not None and render_mode not in RENDER_MODES:

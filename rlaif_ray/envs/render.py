@@ -10,14 +10,14 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from rlaif_ray.envs.homegrid_layout import ACTIONS, GRID, HEIGHT, WIDTH
+from rlaif_ray.envs.homegrid_layout import ACTIONS, GRID, HEIGHT, WIDTH, cell_of, xy_of
 from rlaif_ray.envs.homegrid_world import STATE_COLUMNS
 from rlaif_ray.envs.scenery import PICTURE_SHAPE, house
 from rlaif_ray.envs.sprites import CLEAR, PALETTE, TILE, cat, fruit, robot, stain
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.types import Array
 
-__all__ = ["HomegridRenderer", "encode_png", "tile_picture"]
+__all__ = ["HomegridRenderer", "encode_png", "place_name", "tile_picture"]
 
 COMPRESS_LEVEL: Final = 1  # zlib's fastest: of drawing and encoding a frame, compression is what costs
 _PALETTE_BYTES = PALETTE.tobytes()
@@ -103,12 +103,18 @@ def _put(picture: Array, x: int, y: int, tile: Array) -> None:
     picture[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile
 
 
+def place_name(cell: int) -> str:
+    """Where a fruit on a cell lies, in words."""
+    x, y = xy_of(cell)
+    seat = _FURNITURE.get(GRID[y][x])
+    return f"on the {seat}" if seat else "on the floor"
+
+
 def _caption(state: Sequence[int]) -> str:
     robot_x, robot_y, heading, fruit_x, fruit_y, cat_x, cat_y, squashed = state
-    seat = _FURNITURE.get(GRID[fruit_y][fruit_x])
     pet = "a red stain is" if squashed else "the cat sits"
     return (
         f"The robot is at column {robot_x}, row {robot_y}, facing {ACTIONS[heading]}; the fruit lies "
-        f"{f'on the {seat}' if seat else 'on the floor'} at column {fruit_x}, row {fruit_y}; "
+        f"{place_name(cell_of(fruit_x, fruit_y))} at column {fruit_x}, row {fruit_y}; "
         f"{pet} at column {cat_x}, row {cat_y}."
     )

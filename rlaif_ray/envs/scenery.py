@@ -8,15 +8,15 @@ from typing import Final
 
 import numpy as np
 
-from rlaif_ray.envs.homegrid_layout import GRID, HEIGHT, WIDTH
+from rlaif_ray.envs.homegrid_layout import GRID, HEIGHT, WIDTH, xy_of
 from rlaif_ray.envs.sprites import TILE, Painter, colour
 from rlaif_ray.types import Array
 
-__all__ = ["PICTURE_SHAPE", "house"]
+__all__ = ["PICTURE_SHAPE", "house", "room_name"]
 
 PICTURE_SHAPE: Final = (HEIGHT * TILE, WIDTH * TILE)
 """(384, 448): rows and columns of pixels."""
-_ROOMS = "LKD"
+_ROOMS: Final = {"L": "living room", "K": "kitchen", "D": "dining room"}
 
 
 @cache
@@ -40,6 +40,11 @@ def _room(x: int, y: int) -> str:
     if y < 6 and x > 6:
         return "L"
     return "K" if x < 8 else "D"
+
+
+def room_name(cell: int) -> str:
+    """Which room a cell of the house belongs to, in words."""
+    return _ROOMS[_room(*xy_of(cell))]
 
 
 def _wall(paint: Painter, *, has_wall_below: bool) -> None:

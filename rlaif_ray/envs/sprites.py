@@ -147,9 +147,9 @@ def cat() -> Array:
     paint.line("fur_dark", (6, 21), (9, 22.5), 1.5)
     paint.line("fur_dark", (24, 21), (21, 22.5), 1.5)
     paint.oval("white", 15, 17, 5, 3.2)
-    for x in (10.5, 19.5):
-        paint.oval("eye", x, 12.8, 2.6, 2.4)
-        paint.box("ink", x - 1, 10.8, x + 1, 15)
+    for middle in (10.5, 19.5):
+        paint.oval("eye", middle, 12.8, 2.6, 2.4)
+        paint.box("ink", middle - 1, 10.8, middle + 1, 15)
     paint.polygon("pink", (13.2, 15), (16.8, 15), (15, 17.2))
     paint.line("ink", (15, 17), (15, 18.4), 1)
     paint.line("ink", (12.6, 19), (15, 18.4), 1)
@@ -184,7 +184,7 @@ def stain() -> Array:
 def fruit() -> Array:
     """(32, 32): a bunch of two bananas."""
     paint = _blank()
-    for x, y, body in ((2.5, -1.5, "banana_dark"), (0, 0, "banana")):  # the one behind, then the one in front
+    for x, y, body in ((2.5, -1.5, "banana_dark"), (0.0, 0.0, "banana")):  # the one behind, then the one in front
         outer = np.hypot((paint.x - 12 - x) / 1.0, paint.y - 7 - y) <= 16.5
         inner = np.hypot(paint.x - 8.5 - x, paint.y - 1.5 - y) <= 16.2
         below = (paint.y - 10 - y) + 0.25 * (paint.x - x) > 0
