@@ -1,0 +1,82 @@
+"""Commands that look at what is there: ``evaluate``, ``report``, ``labels stats``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray.cli.options import Evaluate, Report, Stats
+from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.errors import CheckpointError, ConfigError, UnknownNameError
+from rlaif_ray.report.run import find_run
+
+__all__ = ["evaluate", "find_checkpoint", "report", "stats"]
+
+STARTS = ("all", "train", "heldout")
+
+
+def evaluate(command: Evaluate) -> int:
+    """Play fresh episodes with a checkpoint's policy and print what came of them."""
+    if command.episodes < 1:
+        raise ConfigError(f"--episodes: got {command.episodes}, allowed are 1 and more")
+    if command.starts and command.starts not in STARTS:
+        raise UnknownNameError("value of --starts", command.starts, STARTS)
+    checkpoint = find_checkpoint(command.checkpoint)
+    with only_json(command.json):
+        from rlaif_ray import experiment
+
+        outcome = experiment.evaluate(
+            checkpoint,
+            episodes=command.episodes,
+            options={"starts": command.starts} if command.starts else None,
+            deterministic=command.deterministic,
+            seed=command.seed,
+        )
+    if command.json:
+        print_json(outcome)
+    else:
+        for name, value in outcome.items():
+            print(f"{name:14} {value:.4g}" if isinstance(value, float) else f"{name:14} {value}")
+    return 0
+
+
+def find_checkpoint(text: str) -> Path:
+    """A checkpoint's folder, or the newest one of the run that ``text`` names. Raises CheckpointError for neither."""
+    path = Path(text)
+    if not path.exists():
+        try:
+            path = find_run(text)
+        except ConfigError:
+            raise CheckpointError(f"checkpoint {text!r}: no such folder") from None
+    newest = path / "checkpoints" / "last"
+    if newest.exists():
+        return newest.resolve()
+    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        raise CheckpointError(f"run {text!r} has no checkpoint yet: {newest} does not exist")
+    return path
+
+
+def report(command: Report) -> int:
+    """Write a run's report.html and say where it is."""
+    run = find_run(command.run)
+    from rlaif_ray.report.html import write_report
+
+    print(write_report(run))
+    return 0
+
+
+def stats(command: Stats) -> int:
+    """Print what a run's label store holds and what was spent."""
+    run = find_run(command.run)
+    with only_json(command.json):
+        figures = _stored(run)
+    if command.json:
+        print_json(figures)
+    else:
+        for name, value in figures.items():
+            print(f"{name:14} {value}")
+    return 0
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    raise ConfigError(f"run {str(run)!r}")

@@ -1,0 +1,248 @@
+"""The commands and their options: one dataclass a command; its docstrings are the help that ``tyro`` prints.
+
+Config keys (``--ppo.lr``) are not listed here: ``overrides.py`` takes them out of the words first. Nothing heavy is
+imported: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from rlaif_ray.cli.overrides import config_help, split_overrides
+from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
+
+__all__ = ["Check", "Command", "Doctor", "Evaluate", "Report", "Serve", "Stats", "Train", "parse"]
+
+
+Preset = Annotated[
+    tyro.conf.Positional[str],
+    tyro.conf.arg(metavar="[PRESET|CONFIG.yaml]", help_behavior_hint="(default: homegrid)"),
+]
+Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+Overrides = tyro.conf.Suppress[dict[str, Any]]
+
+
+class _HelpShown(Exception):
+    """``--help`` was asked for and is on the screen."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train once: a live view while it runs, a table and report.html at its end.
+
+    Any config key can be given as --section.key VALUE; the list stands below.
+    """
+
+    config: Preset = ""
+    """Preset (homegrid, homegrid-local, homegrid-openai) or path of a YAML file."""
+    resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """Go on with this run: its folder, or its name below runs/."""
+    json: bool = False
+    """Print summary.json's object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """True outcomes of a trained policy, on fresh episodes."""
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
+    """Folder of a checkpoint, or of a run (its newest checkpoint then)."""
+    episodes: int = 2000
+    """Episodes to play."""
+    starts: Annotated[str, tyro.conf.arg(metavar="all|train|heldout")] = ""
+    """Which of the reachable starts to draw from; empty: as in training."""
+    deterministic: bool = False
+    """Take the likeliest action rather than draw one."""
+    seed: int = 0
+    """Seed of starts and actions."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html, one self-contained file, into a run's folder."""
+
+    run: Run
+    """Folder of a run, or its name below runs/."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve the built-in judge: an OpenAI-compatible server on loopback that reads pictures."""
+
+    port: int = 8000
+    """Port on 127.0.0.1; 0: any free one."""
+    profile: str = "gpt-4o-mini-2024"
+    """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, or path of a profile's YAML."""
+    seed: int = 0
+    """Seed of the profile's errors and latencies."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Ask the configured judge about a median and a longest episode; say what it answers, costs and manages.
+
+    Any config key can be given as --section.key VALUE, as for train.
+    """
+
+    config: Preset = ""
+    """Preset or path of a YAML file."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How many labels a run bought, and what was spent."""
+
+    run: Run
+    """Folder of a run, or its name below runs/."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What this machine has and lacks."""
+
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+
+
+Command = Train | Evaluate | Report | Serve | Check | Stats | Doctor
+
+COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "judge": {"serve": Serve, "check": Check},
+    "labels": {"stats": Stats},
+    "doctor": Doctor,
+}
+GROUPS = {"judge": "The judge: serve the built-in one, or ask the configured one.", "labels": "Stored labels."}
+ABOUT = "Reinforcement learning from an LLM's feedback, on Ray. Exit codes: 0 done, 1 failed, 2 wrong usage or config."
+
+
+def parse(argv: Sequence[str]) -> Command | None:
+    """The command that ``argv`` asks for, or None where it asked for help, which is then printed.
+
+    Raises ConfigError: no such command or option, a value missing or of the wrong type; always one line.
+    """
+    words = list(argv)
+    names: list[str] = []
+    node: dict[str, Any] | type[Any] = COMMANDS
+    while isinstance(node, dict):
+        if not words or words[0] in ("-h", "--help"):
+            if words:
+                _print_commands(names, node)
+                return None
+            raise ConfigError(f"{' '.join(['rlaif-ray', *names])} needs a command: {', '.join(node)}")
+        if words[0] not in node:
+            raise UnknownNameError("command", " ".join([*names, words[0]]), (" ".join([*names, n]) for n in node))
+        names.append(words[0])
+        node = node[words.pop(0)]
+    try:
+        return _parse_options(" ".join(["rlaif-ray", *names]), node, words)
+    except _HelpShown:
+        return None
+
+
+def _parse_options(prog: str, command: type[Any], words: list[str]) -> Command:
+    takes_config = any(f.name == "overrides" for f in dataclasses.fields(command))
+    own = [f"--{f.name}" for f in dataclasses.fields(command) if not _positional(f) and f.name != "overrides"]
+    overrides: dict[str, Any] = {}
+    if takes_config and not {"-h", "--help"} & set(words):
+        words, overrides = split_overrides(words, own)
+    parsed, unknown = _tyro(prog, command, words)
+    if unknown:
+        guess = nearest(unknown[0], own)
+        hint = f"; did you mean {guess}?" if guess else ""
+        raise ConfigError(f"{prog} does not take {unknown[0]!r}: options are {', '.join(own) or 'none'}{hint}")
+    return dataclasses.replace(parsed, overrides=overrides) if takes_config else parsed  # type: ignore[no-any-return]
+
+
+def _tyro(prog: str, command: type[Any], words: list[str]) -> tuple[Any, list[str]]:
+    """Parse with tyro; what it says in boxes becomes one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), _wide():
+            return tyro.cli(
+                command, prog=prog, args=words, return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as end:
+        if not end.code:
+            if any(f.name == "overrides" for f in dataclasses.fields(command)):
+                print(config_help())
+            raise _HelpShown from None
+        raise ConfigError(_one_line(prog, command, said.getvalue())) from None
+
+
+def _positional(option: dataclasses.Field[Any]) -> bool:
+    return option.type in ("Preset", "Run") or "Positional" in str(option.type)
+
+
+def _one_line(prog: str, command: type[Any], box: str) -> str:
+    """tyro's complaint, without its box: the option, what it got and what it takes."""
+    text = _first_sentence(box)
+    number = re.match(r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)$", text)
+    if number:
+        return f"{number[1]}: got {number[2]}, allowed are whole numbers"
+    if text.startswith("Missing from"):
+        names = [f.name.upper() for f in dataclasses.fields(command) if _positional(f)]
+        return f"{prog} needs {' '.join(names)} (see {prog} --help)"
+    return f"{text} (see {prog} --help)"
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """tyro wraps its boxes to the terminal, and takes the width from COLUMNS; errors are read back unwrapped."""
+    before = os.environ.get("COLUMNS")
+    if not sys.stdout.isatty():
+        os.environ["COLUMNS"] = "110"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _first_sentence(box: str) -> str:
+    """The text of a box down to its first rule, on one line."""
+    body = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    text: list[str] = []
+    for line in body:
+        if set(line) == {"─"}:
+            break
+        text.append(line)
+    return re.sub(r"\s+", " ", " ".join(text)) or "wrong usage"
+
+
+def _print_commands(names: list[str], node: dict[str, Any]) -> None:
+    prog = " ".join(["rlaif-ray", *names])
+    lines = [f"usage: {prog} COMMAND [OPTIONS]", "", GROUPS[names[-1]] if names else ABOUT, "", "commands:"]
+    for name, entry in node.items():
+        if isinstance(entry, dict):
+            lines += [f"  {name + ' ' + sub:15} {_about(leaf)}" for sub, leaf in entry.items()]
+        else:
+            lines.append(f"  {name:15} {_about(entry)}")
+    lines += ["", f"{prog} COMMAND --help says what each option is for."]
+    print("\n".join(lines), file=sys.stdout)
+
+
+def _about(command: type[Any]) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,100 @@
+"""``rlaif-ray train``: check what can be checked before anything starts, train with a live view, report at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from rlaif_ray.cli.options import Train
+from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.config import Config, load_config
+from rlaif_ray.errors import ConfigError
+
+__all__ = ["StopSwitch", "train"]
+
+DEFAULT_PRESET = "homegrid"
+
+
+def train(command: Train) -> int:
+    """One run. Returns 0 where it is done (or was stopped as asked), 1 where it failed or no feedback was learned."""
+    resume = _run_to_resume(command)
+    config = load_config(resume / "config.yaml" if resume else command.config or DEFAULT_PRESET, command.overrides)
+    if resume is None:
+        _folder_is_free(config)
+    with only_json(command.json):
+        console = Console()
+        _ready_to_ask(config, console)
+        path, summary, code = _train(config, resume, console)
+        _show_end(path, console)
+    if command.json:
+        print_json(summary)
+    return code
+
+
+def _run_to_resume(command: Train) -> Path | None:
+    if not command.resume:
+        return None
+    if command.config:
+        raise ConfigError(
+            f"--resume {command.resume}: goes on with that run's own config; leave out {command.config!r} "
+            "(single keys can still be overridden)"
+        )
+    from rlaif_ray.report.run import find_run
+
+    run = find_run(command.resume)
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"--resume {command.resume}: got a folder without config.yaml, expected a run's")
+    return run
+
+
+def _folder_is_free(config: Config) -> None:
+    """A new run never writes into an old one's folder."""
+    folder = Path(config.run.dir) / config.run.name
+    if (folder / "config.yaml").exists() or (folder / "result.json").exists():
+        raise ConfigError(
+            f"run.name: {str(folder)!r} already holds a run; go on with it (--resume {folder}) or choose another "
+            f"(--run.name {config.run.name}-2)"
+        )
+
+
+def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path, dict[str, object], int]:
+    from rlaif_ray.report.live import LiveView
+
+    stop = StopSwitch()
+    with LiveView(config.run.name, console) as view, stop.on_signals(view.say):
+        from rlaif_ray import experiment  # brings torch and Ray: seconds, so the view is up first
+
+        outcome = experiment.train(config, resume=resume, monitor=view.update, stop=stop)
+    return outcome.path, outcome.summary, outcome.exit_code
+
+
+class StopSwitch:
+    """Called by the run between iterations: whether to stop. The first Ctrl-C turns it on, the second is not caught."""
+
+    def __init__(self) -> None:
+        self._on = False
+
+    def __call__(self) -> bool:
+        return self._on
+
+    @contextlib.contextmanager
+    def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
+        """While it lasts, SIGINT and SIGTERM turn the switch on, and ``say`` tells the user what happens now."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._on:
+                raise KeyboardInterrupt
+            self._on = True
+            say("Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once.")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

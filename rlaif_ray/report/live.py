@@ -1,0 +1,179 @@
+"""The view of a run while it goes on: ``LiveView`` is fed one flat row an iteration (``experiment.train(monitor=)``).
+
+In a terminal it redraws itself; elsewhere (a pipe, a log file) it prints a plain line every ten seconds. A key that
+a row lacks shows as a dash. It only looks: an error in it must not end a run, so it formats and computes nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlaif_ray.report.figures import clock_time, count, decimal, number, percent
+from rlaif_ray.report.run import flatten
+
+__all__ = ["LiveView", "plain_line"]
+
+PLAIN_EVERY_S = 10.0
+SHARES = (("direct", "direct"), ("distilled", "distilled"), ("abstained", "abstained"), ("task", "task only"))
+
+
+class LiveView:
+    """Shows the newest row. A context manager; ``update`` is the monitor."""
+
+    def __init__(self, name: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._console = console or Console()
+        self._clock = clock
+        self._live: Live | None = None
+        self._row: dict[str, Any] = {}
+        self._notice = ""
+        self._printed_at = -math.inf
+        self._last_known: dict[str, float] = {}
+        self._first: tuple[float, float] | None = None  # (seconds, steps) at the first row: a resumed run starts late
+        self._seen_at = clock()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+            if self._row:
+                self._console.print(self.render())
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Show one iteration's row."""
+        self._row = flatten(row)
+        self._seen_at = self._clock()
+        if self._first is None:
+            self._first = (self._seen_at, number(self._row, "steps"))
+        for key in ("truth/found", "truth/cat_survived", "rm/heldout_accuracy", "feedback/approval_rate"):
+            value = number(self._row, key)  # keep showing the last known where an iteration measured none
+            self._last_known[key] = value if math.isfinite(value) else self._last_known.get(key, math.nan)
+        self._row |= self._last_known
+        done = number(self._row, "steps") >= number(self._row, "total_steps")
+        if self._live is None and (done or self._seen_at - self._printed_at >= PLAIN_EVERY_S):
+            self._printed_at = self._seen_at
+            self._console.print(plain_line(self._row, self._seconds_left()), soft_wrap=True, highlight=False)
+
+    def say(self, notice: str) -> None:
+        """A line that stays in view (in a terminal) or is printed once (elsewhere)."""
+        self._notice = notice
+        if self._live is None:
+            self._console.print(notice, soft_wrap=True, highlight=False)
+
+    def _seconds_left(self) -> float:
+        """From the mean speed since this process began; nan until there are two rows."""
+        if self._first is None:
+            return math.nan
+        began, steps_then = self._first
+        walked = number(self._row, "steps") - steps_then
+        elapsed = self._seen_at - began
+        if not walked > 0 or not elapsed > 0:
+            return math.nan
+        left = (number(self._row, "total_steps") - number(self._row, "steps")) * elapsed / walked
+        return max(0.0, left - (self._clock() - self._seen_at))
+
+    def render(self) -> RenderableType:
+        """What a terminal shows now."""
+        row = self._row
+        if not row:
+            body: RenderableType = Text("starting Ray, the judge and the runners ...", style="dim")
+        else:
+            body = Group(self._progress(row), _outcome_line(row), _feedback_line(row), _model_line(row), _shares(row))
+        if self._notice:
+            body = Group(body, Text(self._notice, style="bold yellow"))
+        return Panel(body, title=self._name, title_align="left", border_style="dim")
+
+    def _progress(self, row: Mapping[str, Any]) -> RenderableType:
+        steps, total = number(row, "steps"), number(row, "total_steps")
+        share = steps / total if total > 0 else 0.0
+        line = Table.grid(padding=(0, 2), expand=True)
+        line.add_column(ratio=1)
+        line.add_column(justify="right")
+        words = (
+            f"{count(steps)} of {count(total)} steps  {100 * share:.0f} %  "
+            f"{count(number(row, 'steps_per_s'))} steps/s  {clock_time(self._seconds_left())} left"
+        )
+        line.add_row(ProgressBar(total=1.0, completed=share), words)
+        return line
+
+
+def plain_line(row: Mapping[str, Any], seconds_left: float) -> str:
+    """One line for a log: the same figures as the live view."""
+    parts = [
+        f"{count(number(row, 'steps'))}/{count(number(row, 'total_steps'))} steps",
+        f"{row.get('phase', '-')} phase",
+        f"{count(number(row, 'steps_per_s'))} steps/s",
+        f"{clock_time(seconds_left)} left",
+        f"truth (audit only): found {percent(row, 'truth/found')}, cat survives {percent(row, 'truth/cat_survived')}",
+    ]
+    if math.isfinite(number(row, "feedback/labels")):
+        parts.append(f"labels {count(number(row, 'feedback/labels'))}{_left(row)}, spend {_spend(row)}")
+        parts.append(f"RM {_model(row)}")
+        parts.append(", ".join(f"{word} {percent(row, f'mix/share_{key}', 0)}" for key, word in SHARES))
+    return "; ".join(parts)
+
+
+def _outcome_line(row: Mapping[str, Any]) -> RenderableType:
+    return Text.assemble(
+        ("truth, audit only   ", "dim"),
+        f"fruit found {percent(row, 'truth/found')}   cat survives {percent(row, 'truth/cat_survived')}   ",
+        f"length {decimal(number(row, 'task/episode_length_mean'))}",
+        (f"   ({row.get('phase', '-')} phase, training episodes)", "dim"),
+    )
+
+
+def _feedback_line(row: Mapping[str, Any]) -> RenderableType:
+    approved = percent(row, "feedback/approval_rate", 0)
+    return Text.assemble(
+        ("judge               ", "dim"),
+        f"labels {count(number(row, 'feedback/labels'))}{_left(row)}   spend {_spend(row)}   ",
+        f"in flight {count(number(row, 'feedback/in_flight'))}   approves {approved}",
+    )
+
+
+def _model_line(row: Mapping[str, Any]) -> RenderableType:
+    return Text.assemble(("reward model (RM)   ", "dim"), _model(row))
+
+
+def _shares(row: Mapping[str, Any]) -> RenderableType:
+    shares = "   ".join(f"{word} {percent(row, f'mix/share_{key}')}" for key, word in SHARES)
+    weight = decimal(number(row, "mix/weight"), 2)
+    return Text.assemble(("rewards came from   ", "dim"), shares, (f"   feedback weight {weight}", "dim"))
+
+
+def _model(row: Mapping[str, Any]) -> str:
+    version = number(row, "rm/version")
+    if not version > 0:
+        return "none yet"
+    gate = "gate open" if row.get("rm/gate_open") else "gate shut"
+    held = f"{percent(row, 'rm/heldout_accuracy')} of {count(number(row, 'rm/heldout_n'))} held-out labels"
+    return f"version {count(version)}, {held}, {gate}"
+
+
+def _left(row: Mapping[str, Any]) -> str:
+    left = number(row, "feedback/labels_left")
+    return f" ({count(left)} left)" if math.isfinite(left) else ""
+
+
+def _spend(row: Mapping[str, Any]) -> str:
+    spend, cap = number(row, "feedback/spend_usd"), number(row, "feedback/cap_usd")
+    of = f" of {cap:.2f}" if math.isfinite(cap) else ""
+    return f"USD {decimal(spend, 3)}{of}"

@@ -1,0 +1,178 @@
+"""What a run came to, in figures and in words: the rows of the before/after table and the statements that go with it.
+
+The terminal's table and the report show the same rows and the same statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from rlaif_ray.report.figures import count, decimal, number
+from rlaif_ray.report.published import PUBLISHED
+from rlaif_ray.report.run import RunRecord
+
+__all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements"]
+
+STARTS = {"heldout": "starts never trained on", "train": "training starts", "all": "all starts"}
+FIRST_STARTS = ("heldout", "all", "train")  # the honest ones first
+PHASES = {"task": "task reward only", "feedback": "+ judge feedback"}
+
+
+@dataclass(frozen=True)
+class OutcomeRow:
+    """One policy's outcomes; nan or None where not known."""
+
+    source: str  # "published" or "this run"
+    policy: str
+    starts: str
+    cat_survived_pct: float
+    found_pct: float
+    mean_length: float
+    labels: int | None
+    steps: int | None
+    headline: bool = False  # the figure to compare by
+
+
+def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
+    """Published rows of this world, then this run's evaluations: unseen starts before training starts."""
+    env = record.config.env.id if record.config else ""
+    rows = [
+        OutcomeRow(
+            "published",
+            row.policy,
+            "all starts",
+            row.cat_survived_pct,
+            row.found_pct,
+            row.mean_length,
+            row.labels,
+            row.steps,
+        )
+        for row in PUBLISHED.get(env, ())
+    ]
+    return rows + _own_rows(record)
+
+
+def _own_rows(record: RunRecord) -> list[OutcomeRow]:
+    evaluations = list(record.evaluations())
+    names = [starts for _, starts, _ in evaluations]
+    rank = {starts: i for i, starts in enumerate([s for s in FIRST_STARTS if s in names] + sorted(set(names)))}
+    rows = []
+    for phase, starts, outcome in sorted(evaluations, key=lambda e: rank[e[1]]):
+        labels = 0 if phase == "task" else record.summary.get("labels")
+        steps = outcome.get("steps")
+        rows.append(
+            OutcomeRow(
+                source="this run",
+                policy=PHASES.get(phase, phase),
+                starts=STARTS.get(starts, starts),
+                cat_survived_pct=100 * number(outcome, "cat_survived"),
+                found_pct=100 * number(outcome, "found"),
+                mean_length=number(outcome, "mean_length"),
+                labels=int(labels) if isinstance(labels, int | float) else None,
+                steps=int(steps) if isinstance(steps, int | float) else None,
+                headline=rank[starts] == 0,
+            )
+        )
+    return rows
+
+
+def headline(record: RunRecord) -> str:
+    """One sentence: what came of it. In large letters where nothing was learned from feedback."""
+    if record.status == "no_feedback_learned":
+        return "NO FEEDBACK WAS LEARNED FROM: the reward model never passed its gate before the budget ended"
+    own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
+    before = next((r for r in own if r.policy == PHASES["task"]), None)
+    after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
+    if after and before:
+        survived, before_it = _share(after.cat_survived_pct), _share(before.cat_survived_pct)
+        found = _share(after.found_pct)
+        return f"The cat survives in {survived} of episodes ({before_it} before feedback); the fruit is found in {found}"
+    only = after or before
+    if only:
+        found, survived = _share(only.found_pct), _share(only.cat_survived_pct)
+        return f"The fruit is found in {found} of episodes, the cat survives in {survived}"
+    return {
+        "interrupted": "Interrupted before its final evaluation",
+        "failed": "Failed before its final evaluation",
+        "running": "Not finished: what it has written so far",
+    }.get(record.status, "Done, without an evaluation")
+
+
+def statements(record: RunRecord) -> list[str]:
+    """What a reader must know before quoting a figure of this run."""
+    said = []
+    judge = record.summary.get("judge")
+    if not isinstance(judge, Mapping):
+        judge = _judge_of_config(record)
+    said += _about_judge(record, judge)
+    if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
+        said.append(
+            "Headline figures are on starts that training never saw (a seeded share of all reachable starts was held "
+            "out); figures on training starts stand beside them."
+        )
+    if PUBLISHED.get(record.config.env.id if record.config else ""):
+        said.append(
+            "Published figures are context, not a controlled comparison: another judge, other artwork, and all starts."
+        )
+    said.append(
+        "Figures marked truth come from the simulator, for the audit only: policy, judge and reward model never see "
+        "them."
+    )
+    return said
+
+
+def _about_judge(record: RunRecord, judge: Mapping[str, Any]) -> list[str]:
+    if not judge:
+        return ["No judge was asked: this run learned from the task reward alone."]
+    if judge.get("kind") == "builtin":
+        return [
+            f"The built-in judge (profile {judge.get('profile')}) gave the feedback: a program that reads the pictures "
+            "and errs as its profile says. It shows how the method works; it shows nothing of what an LLM values.",
+            "Prices are as-if: what the profile's model would have charged. Nothing was paid.",
+        ]
+    said = [f"The feedback came from {judge.get('model')}, asked over an OpenAI-compatible endpoint."]
+    if record.config and record.config.judge.local:
+        said.append("The endpoint is on this machine: its price is 0 unless the config names one.")
+    return said
+
+
+def _judge_of_config(record: RunRecord) -> Mapping[str, Any]:
+    if record.config is None or not record.config.asks:
+        return {}
+    judge = record.config.judge
+    return {"kind": judge.kind, "model": judge.model, "profile": judge.profile, "as_if": judge.kind == "builtin"}
+
+
+# ----------------------------------------------------------------------------------------- in the terminal
+
+
+def outcome_table(record: RunRecord) -> Table:
+    """The before/after table for a terminal."""
+    table = Table(title=f"{record.name}: before and after feedback", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("policy")
+    table.add_column("evaluated on")
+    for name in ("cat survives %", "fruit found %", "mean length", "labels", "steps"):
+        table.add_column(name, justify="right")
+    source = ""
+    for row in outcome_rows(record):
+        if source and row.source != source:
+            table.add_section()
+        source = row.source
+        cells = (decimal(row.cat_survived_pct), decimal(row.found_pct), decimal(row.mean_length))
+        style = "bold" if row.headline else ("dim" if row.source == "published" else "")
+        counts = (_whole(row.labels), _whole(row.steps))
+        table.add_row(f"{row.source}: {row.policy}", row.starts, *cells, *counts, style=style)
+    return table
+
+
+def _share(percentage: float) -> str:
+    return f"{decimal(percentage)} %"
+
+
+def _whole(value: int | None) -> str:
+    return "-" if value is None else count(value)
