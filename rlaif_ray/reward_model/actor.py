@@ -1,0 +1,199 @@
+"""The driver's handle on the reward model: labels go in and never block, published versions come out.
+
+``RewardModelClient`` fits in a Ray actor of its own; ``LocalRewardModel`` is the same, in this process and at once, for
+deterministic runs. Both wrap one ``RewardModelTrainer``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.errors import RlaifError
+from rlaif_ray.reward_model.trainer import Published, RewardModelTrainer
+from rlaif_ray.types import Episode
+
+__all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
+
+MOST_RESTARTS = 3  # of a dead actor: more deaths than that have a cause that another start won't mend
+NICENESS = 10  # a fit must not slow the learner down where both share few cores
+
+
+class RewardModelHandle(Protocol):
+    """What both handles offer."""
+
+    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
+        """Hand over verdicts' values in [0, 1] about whole episodes; a fit follows by itself when one is due."""
+
+    def poll(self) -> list[Published]:
+        """Outcomes of fits since the last poll, oldest first. Raises RlaifError if fitting failed for good."""
+
+    def wait(self, deadline_s: float) -> list[Published]:
+        """As ``poll``, but first wait, at most so long, until every label added has been considered."""
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: versions and counters; no labels."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state()``; add the stored labels again afterwards. Raises CheckpointError for anything else."""
+
+    def close(self) -> None:
+        """Stop; no fit is waited for."""
+
+
+class LocalRewardModel:
+    """Fits in this process, inside ``add``: the same labels in the same portions give the same versions."""
+
+    def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, device)
+        self._outcomes: list[Published] = []
+
+    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
+        self._outcomes += self._trainer.learn(episodes, values)
+
+    def poll(self) -> list[Published]:
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def wait(self, deadline_s: float) -> list[Published]:
+        return self.poll()
+
+    def state(self) -> dict[str, Any]:
+        return self._trainer.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._trainer.restore(state)
+
+    def close(self) -> None:
+        self._outcomes = []
+
+
+class _Worker:
+    """Lives in the Ray actor: a trainer, one thread, low priority."""
+
+    def __init__(self, config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int, device: str) -> None:
+        import torch
+
+        os.nice(NICENESS)
+        torch.set_num_threads(1)
+        usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, usable)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._trainer.restore(state)
+
+    def learn(self, episodes: Sequence[Episode], values: Sequence[float]) -> tuple[list[Published], dict[str, Any]]:
+        """One portion of labels -> outcomes, and the state after it, so that the driver always holds the newest."""
+        return self._trainer.learn(episodes, values), self._trainer.state()
+
+
+class RewardModelClient:
+    """Fits in a Ray actor that takes no CPU share of its own and gives way to the learner.
+
+    One portion of labels is in flight at a time; what is added meanwhile goes out together with the next call, so a
+    backlog costs one fit and not many. A dead actor is replaced, given the last state known and all labels again.
+    """
+
+    def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
+        self._checks = RewardModelTrainer(config, obs_shape, seed)  # refuses here and now what the actor would refuse
+        self._arguments = (config, tuple(obs_shape), seed, device)
+        self._labels: list[tuple[Episode, float]] = []
+        self._sent = 0
+        self._in_flight: Any = None
+        self._outcomes: list[Published] = []
+        self._state = self._checks.state()
+        self._restarts = 0
+        self._actor: Any = self._start()
+
+    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
+        """Returns at once. Raises ShapeError for labels that don't fit, RlaifError if the actor can't be kept alive."""
+        self._checks.check(episodes, values)
+        self._labels += [(_seen(e), float(v)) for e, v in zip(episodes, values, strict=True)]
+        self._advance(0.0)
+
+    def poll(self) -> list[Published]:
+        self._advance(0.0)
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def wait(self, deadline_s: float) -> list[Published]:
+        end = time.monotonic() + deadline_s
+        while self._busy() and time.monotonic() < end:
+            self._advance(max(0.0, end - time.monotonic()))
+        return self.poll()
+
+    def state(self) -> dict[str, Any]:
+        """As of the last portion of labels that came back; never waits."""
+        self._advance(0.0)
+        return self._state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Labels added so far are forgotten: the caller adds the stored ones again."""
+        self._checks.restore(state)
+        self._state = self._checks.state()
+        self._labels, self._outcomes = [], []
+        self._replace_actor()
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+        self._actor = self._in_flight = None
+        self._labels, self._outcomes, self._sent = [], [], 0
+
+    def _busy(self) -> bool:
+        return self._actor is not None and (self._in_flight is not None or self._sent < len(self._labels))
+
+    def _advance(self, timeout_s: float) -> None:
+        """Take in what came back (waiting for it at most so long) and send what hasn't been sent."""
+        if self._in_flight is not None:
+            ready, _ = ray.wait([self._in_flight], timeout=timeout_s)
+            if not ready:
+                return
+            self._take(self._in_flight)
+        if self._in_flight is None and self._busy():
+            portion, self._sent = self._labels[self._sent :], len(self._labels)
+            self._in_flight = self._actor.learn.remote([e for e, _ in portion], [v for _, v in portion])
+
+    def _take(self, reference: Any) -> None:
+        self._in_flight = None
+        try:
+            outcomes, self._state = ray.get(reference)
+        except RayTaskError as error:
+            raise RlaifError(f"the reward model's fit failed: {error.cause!r}") from error
+        except RayError as error:  # died, unreachable or killed for memory
+            self._restarts += 1
+            if self._restarts > MOST_RESTARTS:
+                raise RlaifError(f"the reward model's actor died {self._restarts} times: {error}") from error
+            self._replace_actor()
+        else:
+            self._outcomes += outcomes
+
+    def _replace_actor(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+        self._sent, self._in_flight = 0, None
+        self._actor = self._start()
+
+    def _start(self) -> Any:
+        """An actor on the driver's node, restored. It reserves no GPU: it shares the learner's for moments."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        keep_gpus_visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+        options = {"num_cpus": 0, "scheduling_strategy": here}
+        if self._arguments[-1] != "cpu":
+            options["runtime_env"] = keep_gpus_visible
+        actor = ray.remote(_Worker).options(**options).remote(*self._arguments)
+        actor.restore.remote(self._state)
+        return actor
+
+
+def _seen(episode: Episode) -> Episode:
+    """The episode without what the reward model doesn't look at."""
+    return replace(episode, states=None)

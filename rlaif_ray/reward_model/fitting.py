@@ -1,0 +1,89 @@
+"""One fit of one net: minibatches of whole episodes, AdamW, an early stop on the training loss alone.
+
+Held-out labels have no say here: what stops a fit or picks its weights can't also grade it, or luck opens the gate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.reward_model import losses, packing
+from rlaif_ray.reward_model.nets import SequenceNet
+from rlaif_ray.types import Array
+
+__all__ = ["TrainingSet", "fit_net"]
+
+FEWEST_BATCHES = 4  # of a pass: with few labels smaller batches, or a fit would end after a few dozen updates
+PATIENCE = 10  # passes without a better training loss
+BETTER = 0.99  # of the best so far counts as better
+LR_FINAL = 0.05  # of the first learning rate, reached along a cosine
+GRAD_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Digests of E episodes packed end to end, what they should be judged as, and how much each counts."""
+
+    digests: Array  # (R, ...) rows of all episodes
+    lengths: Array  # (E,) int64 rows of each
+    target: Array  # (E,) float32 in [0, 1]
+    weight: Array  # (E,) float32
+
+    @staticmethod
+    def of(digests: Sequence[Array], target: Array, weight: Array) -> TrainingSet:
+        lengths = np.array([len(d) for d in digests], np.int64)
+        return TrainingSet(np.concatenate(digests), lengths, target.astype(np.float32), weight.astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, index: Array) -> TrainingSet:
+        starts = np.cumsum(self.lengths) - self.lengths
+        rows = packing.ranges(starts[index], self.lengths[index])
+        return TrainingSet(self.digests[rows], self.lengths[index], self.target[index], self.weight[index])
+
+
+def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int) -> float:
+    """Train ``net`` in place on the device it is on; returns the last pass's mean training loss (weighted).
+
+    The order of minibatches is set by ``seed``, ``data`` and nothing else.
+    """
+    rng = np.random.default_rng(seed)
+    batch = max(1, min(config.batch_size, math.ceil(len(data) / FEWEST_BATCHES)))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _cosine(i / config.epochs))
+    best, since, loss = math.inf, 0, math.nan
+    net.train()
+    for _ in range(config.epochs):
+        loss = _one_pass(net, data, optimiser, np.array_split(rng.permutation(len(data)), math.ceil(len(data) / batch)))
+        schedule.step()
+        best, since = (loss, 0) if loss < BETTER * best else (best, since + 1)
+        if since >= PATIENCE:
+            break
+    net.eval()
+    return loss
+
+
+def _one_pass(net: SequenceNet, data: TrainingSet, optimiser: torch.optim.Optimizer, batches: list[Array]) -> float:
+    total = weights = 0.0
+    for index in batches:
+        part = data.take(index)
+        logit = net.final_logit(part.digests, part.lengths)
+        target, weight = (torch.from_numpy(a).to(logit.device) for a in (part.target, part.weight))
+        loss = losses.binary_cross_entropy(logit, target, weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), GRAD_CLIP)
+        optimiser.step()
+        total, weights = total + float(loss.detach()) * float(part.weight.sum()), weights + float(part.weight.sum())
+    return total / weights
+
+
+def _cosine(done: float) -> float:
+    return LR_FINAL + (1 - LR_FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

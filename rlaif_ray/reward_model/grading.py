@@ -1,0 +1,113 @@
+"""How a fit is graded on held-out labels, and what becomes of it: published, refused or rolled back. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlaif_ray.reward_model import losses
+from rlaif_ray.types import Array
+
+__all__ = ["Decision", "Grade", "decide", "gate_shut_because", "grade"]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How one model did on E labels."""
+
+    belief: Array  # (E,)
+    target: Array  # (E,)
+    table: losses.Confusion
+    accuracy: float  # agreement, nan for no labels
+    balanced: float  # nan where a class is missing
+    low: float  # lower end of the 95 % Wilson interval of the accuracy
+    brier: float
+    calibration_error: float
+
+    @staticmethod
+    def none() -> Grade:
+        """The grade of a fit that wasn't made."""
+        empty = np.zeros(0, np.float32)
+        return Grade(empty, empty, losses.Confusion(0, 0, 0, 0), math.nan, math.nan, 0.0, math.nan, math.nan)
+
+    @property
+    def n(self) -> int:
+        return len(self.table)
+
+    @property
+    def gated_by(self) -> float:
+        """Balanced accuracy; the plain one where a class is missing."""
+        return self.accuracy if math.isnan(self.balanced) else self.balanced
+
+    def extra(self) -> dict[str, float]:
+        table = self.table
+        return {
+            "brier": self.brier,
+            "calibration_error": self.calibration_error,
+            "heldout_good_as_good": float(table.good_as_good),
+            "heldout_good_as_bad": float(table.good_as_bad),
+            "heldout_bad_as_good": float(table.bad_as_good),
+            "heldout_bad_as_bad": float(table.bad_as_bad),
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a fit."""
+
+    candidate: Grade | None  # None: no fit was made
+    shown: Grade | None  # of the model the report is about
+    gate_open: bool
+    publish: bool = False
+    reason: str = ""
+
+
+def grade(belief_E: Array, target_E: Array) -> Grade:
+    """(E,) final beliefs against (E,) targets in [0, 1]."""
+    table = losses.Confusion.of(belief_E, target_E)
+    return Grade(
+        belief=belief_E,
+        target=target_E,
+        table=table,
+        accuracy=losses.agreement(belief_E, target_E),
+        balanced=losses.balanced_accuracy(belief_E, target_E),
+        low=losses.wilson_interval(table.right, len(table))[0],
+        brier=losses.brier(belief_E, target_E),
+        calibration_error=losses.expected_calibration_error(belief_E, target_E),
+    )
+
+
+def gate_shut_because(held: Grade, gate_accuracy: float) -> str:
+    """Why this grade doesn't open the gate; empty: it does."""
+    if held.gated_by >= gate_accuracy:
+        return ""
+    kind = "plain" if math.isnan(held.balanced) else "balanced"
+    return f"{kind} held-out accuracy {held.gated_by:.1%} on {held.n} labels is below the gate's {gate_accuracy:.1%}"
+
+
+def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gate_accuracy: float) -> Decision:
+    """Publish the candidate, refuse it, or keep the incumbent. Grades (but ``on_training``) are on held-out labels.
+
+    * A candidate that didn't even learn its own training labels of both classes is refused: where the held-out labels
+      lack a class, "always good" would pass otherwise.
+    * With its gate shut it is never published. The incumbent stays in service, and counts as long as *it* still passes.
+    * With its gate open it replaces an incumbent unless that passes too and the candidate is clearly worse (paired).
+    """
+    shut = gate_shut_because(candidate, gate_accuracy)
+    if not shut and on_training.gated_by < gate_accuracy:
+        shut = f"balanced accuracy on its own training labels is {on_training.gated_by:.1%}: one class was not learned"
+    passes = incumbent is not None and not gate_shut_because(incumbent, gate_accuracy)
+    if incumbent is not None and passes:
+        if shut:
+            return Decision(candidate, incumbent, gate_open=True, reason=f"rolled back: {shut}")
+        if losses.clearly_worse(candidate.belief, incumbent.belief, candidate.target):
+            reason = (
+                f"rolled back: the new fit got {candidate.table.right} of {candidate.n} held-out labels right, "
+                f"the version in service {incumbent.table.right}"
+            )
+            return Decision(candidate, incumbent, gate_open=True, reason=reason)
+    if shut:
+        return Decision(candidate, candidate, gate_open=False, reason=shut)
+    return Decision(candidate, candidate, gate_open=True, publish=True)

@@ -1,0 +1,164 @@
+"""What a reward model is fitted by and measured by: pure functions of arrays.
+
+Targets are in [0, 1] (soft labels as such); where a class is needed, above 1/2 is *good*, below is *bad*, and exactly
+1/2 counts as neither. ``belief_E`` is a probability, ``logit_E`` its log-odds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import optimize, special
+from torch import Tensor
+
+from rlaif_ray.errors import ShapeError
+from rlaif_ray.types import Array
+
+__all__ = [
+    "Confusion",
+    "agreement",
+    "balanced_accuracy",
+    "binary_cross_entropy",
+    "brier",
+    "class_weights",
+    "clearly_worse",
+    "expected_calibration_error",
+    "fit_temperature",
+    "mean_belief",
+    "wilson_interval",
+]
+
+MOST_CLASS_WEIGHT = 5.0  # more would let a handful of (possibly wrong) labels of a rare class rule the fit
+TEMPERATURE_NEEDS = 20  # fewer held-out labels can't tell a scale from luck
+TEMPERATURE_RANGE = (0.1, 10.0)
+
+
+def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor) -> Tensor:
+    """Scalar: sum_e w_e (softplus(l_e) - y_e l_e) / sum_e w_e, the weighted mean of -y log p - (1-y) log(1-p)."""
+    if not logit_E.shape == target_E.shape == weight_E.shape:
+        raise ShapeError(
+            f"cross entropy: got logits {tuple(logit_E.shape)}, targets {tuple(target_E.shape)}, "
+            f"weights {tuple(weight_E.shape)}, expected one shape (E,)"
+        )
+    loss_E = torch.nn.functional.softplus(logit_E) - target_E * logit_E
+    return (weight_E * loss_E).sum() / weight_E.sum()
+
+
+def class_weights(target_E: Array, weight_E: Array) -> Array:
+    """(E,) float32: ``weight_E`` scaled so that good and bad weigh the same in sum, by at most a factor of 5 between
+    them, and 1 on average. A soft label's share of each class is its target."""
+    good, bad = float((weight_E * target_E).sum()), float((weight_E * (1 - target_E)).sum())
+    ratio = np.clip(good / bad if bad > 0 else np.inf, 1 / MOST_CLASS_WEIGHT, MOST_CLASS_WEIGHT)
+    balanced = weight_E * (target_E + (1 - target_E) * ratio)
+    scaled: Array = (balanced / max(balanced.mean(), 1e-12)).astype(np.float32)
+    return scaled
+
+
+def mean_belief(logit_KE: Array, temperature: float) -> Array:
+    """(K, ...) logits of K members -> mean over members of sigmoid(logit / temperature), float32."""
+    belief: Array = special.expit(np.asarray(logit_KE, np.float32) / np.float32(temperature)).mean(axis=0)
+    return belief.astype(np.float32, copy=False)
+
+
+def fit_temperature(logit_KE: Array, target_E: Array) -> float:
+    """The scalar T that minimises the summed cross entropy of ``mean_belief(logit_KE, T)`` plus (ln T)^2 / 2.
+
+    The second term (a log-normal prior around 1) keeps T finite where the labels are separated perfectly. 1.0 for
+    fewer than 20 labels or a single class. Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
+    """
+    good = int((target_E > 0.5).sum())
+    if len(target_E) < TEMPERATURE_NEEDS or good in (0, len(target_E)):
+        return 1.0
+
+    def cost(log_T: float) -> float:
+        p_E = np.clip(mean_belief(logit_KE, math.exp(log_T)).astype(np.float64), 1e-7, 1 - 1e-7)
+        nll = -(target_E * np.log(p_E) + (1 - target_E) * np.log1p(-p_E)).sum()
+        return float(nll + 0.5 * log_T**2)
+
+    low, high = (math.log(T) for T in TEMPERATURE_RANGE)
+    return math.exp(float(optimize.minimize_scalar(cost, bounds=(low, high), method="bounded").x))
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of belief (above 1/2: good) against targets; targets of exactly 1/2 are left out."""
+
+    good_as_good: int
+    good_as_bad: int
+    bad_as_good: int
+    bad_as_bad: int
+
+    @staticmethod
+    def of(belief_E: Array, target_E: Array) -> Confusion:
+        if belief_E.shape != target_E.shape:
+            raise ShapeError(f"confusion: got beliefs {belief_E.shape}, targets {target_E.shape}, expected one shape")
+        says, is_good, is_bad = belief_E > 0.5, target_E > 0.5, target_E < 0.5
+        pairs = ((says, is_good), (~says, is_good), (says, is_bad), (~says, is_bad))
+        return Confusion(*(int((a & b).sum()) for a, b in pairs))
+
+    @property
+    def good(self) -> int:
+        return self.good_as_good + self.good_as_bad
+
+    @property
+    def bad(self) -> int:
+        return self.bad_as_good + self.bad_as_bad
+
+    @property
+    def right(self) -> int:
+        return self.good_as_good + self.bad_as_bad
+
+    def __len__(self) -> int:
+        return self.good + self.bad
+
+
+def agreement(belief_E: Array, target_E: Array) -> float:
+    """Share of episodes where belief and target fall on the same side of 1/2; nan for none."""
+    table = Confusion.of(belief_E, target_E)
+    return table.right / len(table) if len(table) else math.nan
+
+
+def balanced_accuracy(belief_E: Array, target_E: Array) -> float:
+    """Mean of the two classes' recalls; nan where a class is missing."""
+    table = Confusion.of(belief_E, target_E)
+    if not table.good or not table.bad:
+        return math.nan
+    return (table.good_as_good / table.good + table.bad_as_bad / table.bad) / 2
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval of a proportion (Wilson 1927); 95 % by default; (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    p, zz = successes / n, z * z / n
+    centre, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
+
+
+def brier(belief_E: Array, target_E: Array) -> float:
+    """Mean of (p - y)^2; 0 is perfect, 1/4 is what "don't know" gets."""
+    return float(np.mean((np.asarray(belief_E, np.float64) - target_E) ** 2))
+
+
+def expected_calibration_error(belief_E: Array, target_E: Array, bins: int = 10) -> float:
+    """sum_b (n_b / n) |mean belief in b - mean target in b| over equal bins of [0, 1]; nan for none."""
+    n = len(belief_E)
+    if n == 0:
+        return math.nan
+    bin_E = np.minimum((np.asarray(belief_E, np.float64) * bins).astype(np.int64), bins - 1)
+    gap_b = np.bincount(bin_E, weights=np.asarray(belief_E, np.float64) - target_E, minlength=bins)
+    return float(np.abs(gap_b).sum() / n)
+
+
+def clearly_worse(new_belief_E: Array, old_belief_E: Array, target_E: Array) -> bool:
+    """Paired: the new one lost more episodes than it won, by more than the standard error of that difference.
+
+    McNemar's statistic (lost - won) / sqrt(lost + won) > 1: one episode of difference is luck, two without a win not.
+    """
+    judged = target_E != 0.5
+    new_right, old_right = ((b > 0.5) == (target_E > 0.5) for b in (new_belief_E, old_belief_E))
+    lost, won = (int((a & ~b & judged).sum()) for a, b in ((old_right, new_right), (new_right, old_right)))
+    return lost - won > math.sqrt(lost + won)

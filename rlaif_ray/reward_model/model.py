@@ -1,0 +1,91 @@
+"""The reward model as others see it: episodes in, beliefs out; its whole state a plain picklable dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.errors import CheckpointError, ShapeError
+from rlaif_ray.reward_model import losses
+from rlaif_ray.reward_model.nets import SequenceNet, make_net
+from rlaif_ray.types import Array, EpisodeBatch, Scores
+
+__all__ = ["RewardModel"]
+
+FORMAT = 1
+
+
+class RewardModel:
+    """An ensemble of K nets and one temperature: the belief that an episode, so far, would be approved.
+
+    ``belief_t = mean_k sigmoid(logit_k(o_0 .. o_t) / temperature)``.
+    """
+
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        members: Sequence[SequenceNet],
+        *,
+        version: int = 0,
+        temperature: float = 1.0,
+    ) -> None:
+        self.config, self.members = config, tuple(net.eval() for net in members)
+        self.version, self.temperature = version, temperature
+
+    @classmethod
+    def create(cls, config: RewardModelConfig, obs_shape: Sequence[int], seed: int) -> RewardModel:
+        """Untrained, version 0. Raises ShapeError for observations that are neither (D,) nor (H, W, C)."""
+        seeds = np.random.SeedSequence(seed).generate_state(config.ensemble)
+        return cls(config, [make_net(config, tuple(obs_shape), int(s)) for s in seeds])
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        return self.members[0].obs_shape
+
+    def logits(self, obs: Array, obs_offsets: Array, device: str = "cpu") -> Array:
+        """(S, *obs) packed observations -> (K, S) float32 logits of each member, before the temperature."""
+        if obs.shape[1:] != self.obs_shape:
+            raise ShapeError(f"reward model: got observations {obs.shape[1:]}, expected {self.obs_shape}")
+        if not len(obs):
+            return np.zeros((len(self.members), 0), np.float32)
+        with torch.inference_mode():
+            logits = [net.to(device).logits(obs, obs_offsets).cpu().numpy() for net in self.members]
+        return np.stack(logits)
+
+    def score(self, batch: EpisodeBatch, device: str = "cpu") -> Scores:
+        """Belief at every observation of every episode, from that observation and those before it alone.
+
+        Raises ShapeError where the observations aren't of the shape it was made for.
+        """
+        belief = losses.mean_belief(self.logits(batch.obs, batch.obs_offsets, device), self.temperature)
+        return Scores(belief=belief, obs_offsets=batch.obs_offsets, version=np.full(len(batch), self.version, np.int64))
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers, strings and NumPy arrays on the CPU; ``from_state`` makes an equal model of it."""
+        members = [{k: v.detach().cpu().numpy().copy() for k, v in net.state_dict().items()} for net in self.members]
+        return {
+            "format": FORMAT,
+            "version": self.version,
+            "temperature": self.temperature,
+            "config": self.config.model_dump(mode="json"),
+            "obs_shape": list(self.obs_shape),
+            "members": members,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> RewardModel:
+        """Raises CheckpointError for anything that ``state()`` didn't make."""
+        try:
+            if state["format"] != FORMAT:
+                raise CheckpointError(f"reward model: got format {state['format']!r}, this version reads {FORMAT}")
+            config = RewardModelConfig.model_validate(state["config"])
+            members = [make_net(config, tuple(state["obs_shape"]), 0) for _ in state["members"]]
+            for net, arrays in zip(members, state["members"], strict=True):
+                net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
+            return cls(config, members, version=int(state["version"]), temperature=float(state["temperature"]))
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise CheckpointError(f"not a reward model's state: {type(error).__name__}: {error}") from error
