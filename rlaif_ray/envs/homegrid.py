@@ -179,6 +179,7 @@ class HomegridVectorEnv(VectorEnv[Array, Array, Array]):
         rewards, terminated, truncated = worlds.step(_legal(np.asarray(actions), self.num_envs))
         done = terminated | truncated
         self._ended = np.flatnonzero(done)
+        self._final = worlds.states()[self._ended]
         if len(self._ended):
             self._finish(infos, done, terminated)
         self._add(infos, _info_columns(worlds, np.zeros(self.num_envs, bool)), np.ones(self.num_envs, bool))
@@ -201,7 +202,6 @@ class HomegridVectorEnv(VectorEnv[Array, Array, Array]):
     def _finish(self, infos: dict[str, Any], done: Array, terminated: Array) -> None:
         """Say what ended, then begin the next episode there."""
         worlds, ended = self._worlds, self._ended
-        self._final = worlds.states()[ended]
         last = np.zeros((self.num_envs, *OBS_SHAPE), np.uint8)
         last[ended] = worlds.observe()[ended]
         facts = _info_columns(worlds, terminated.copy())

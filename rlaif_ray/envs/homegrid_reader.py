@@ -123,8 +123,7 @@ def _indices(frame: bytes) -> Array:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for a damaged file
         raise ValueError(f"not a picture that can be read: {error}") from error
     fine = rgb >> 3  # 32 levels a channel tell the palette's colours apart
-    indices = _lookup()[fine[..., 0], fine[..., 1], fine[..., 2]]
-    return indices
+    return np.asarray(_lookup()[fine[..., 0], fine[..., 1], fine[..., 2]])
 
 
 def _nearest(rgb: Array) -> Array:

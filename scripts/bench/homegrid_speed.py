@@ -1,4 +1,5 @@
-"""Steps a second of the vectorised Homegrid on one core, resets included. Prints one JSON object.
+"""Steps a second of the vectorised Homegrid on one core, resets included, and what a frame costs to draw and encode,
+and to read back. Prints one JSON object.
 
     taskset -c 0 python scripts/bench/homegrid_speed.py
 
@@ -18,6 +19,8 @@ import numpy as np
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.envs.homegrid_layout import cell_of
 from rlaif_ray.envs.homegrid_paths import shortest_actions
+from rlaif_ray.envs.homegrid_reader import HomegridReader
+from rlaif_ray.envs.render import HomegridRenderer
 
 
 def steps_per_second(policy: str, num_envs: int, steps: int) -> float:
@@ -38,6 +41,24 @@ def steps_per_second(policy: str, num_envs: int, steps: int) -> float:
     return steps * num_envs / spent_s
 
 
+def frame_costs(frames: int = 500) -> dict[str, float]:
+    """Milliseconds a frame to draw and encode, and to decode and read; kilobytes a frame."""
+    world = HomegridVectorEnv(frames)
+    world.reset(seed=1)
+    renderer, reader = HomegridRenderer(), HomegridReader()
+    reader.read(renderer.png(world.states()[:1]))  # draws the house, builds the tables
+    began = time.perf_counter()
+    pngs = renderer.png(world.states())
+    drawn = time.perf_counter()
+    reader.read(pngs)
+    read = time.perf_counter()
+    return {
+        "draw_ms": round(1e3 * (drawn - began) / frames, 3),
+        "read_ms": round(1e3 * (read - drawn) / frames, 3),
+        "kb": round(sum(map(len, pngs)) / frames / 1e3, 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-envs", type=int, default=256, help="worlds side by side")
@@ -45,7 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     speed = {p: round(steps_per_second(p, args.num_envs, args.steps)) for p in ("random", "shortest")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(json.dumps({"steps_per_s": speed, "num_envs": args.num_envs, "cores": cores, "machine": platform.platform()}))
+    figures = {"steps_per_s": speed, "num_envs": args.num_envs, "frame": frame_costs()}
+    print(json.dumps(figures | {"cores": cores, "machine": platform.platform()}))
 
 
 if __name__ == "__main__":
