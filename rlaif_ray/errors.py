@@ -12,6 +12,7 @@
     ├── CheckpointError           not a checkpoint, truncated, or of another kind
     ├── StoreError                the label store can't be read or written
     │   └── ReplayMissError       ``replay: only`` met a question that isn't stored
+    ├── AttemptFailed             one attempt at a judge failed; another may succeed
     ├── BudgetExhausted           no money, labels or tokens left (a normal end of asking)
     └── JudgeError                the judge could not be used at all           (stops asking)
         ├── JudgeUnreachable      nothing answers at ``base_url``
@@ -27,8 +28,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 __all__ = [
+    "AttemptFailed",
     "BudgetExhausted",
     "CheckpointError",
     "ConfigError",
@@ -97,6 +100,26 @@ class StoreError(RlaifError):
 
 class ReplayMissError(StoreError):
     """``judge.replay: only`` met a question whose answer isn't stored."""
+
+
+class AttemptFailed(RlaifError):
+    """One attempt at a judge failed in a way that another may not.
+
+    ``reason`` is what an abstention would give; ``billed`` False: known not to be billed, None: nobody knows;
+    ``after_s``: how long the server asked to wait; ``reached`` False: nothing answered at all.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: Literal["http", "timeout"] = "http",
+        billed: Literal[False] | None = None,
+        after_s: float | None = None,
+        reached: bool = True,
+    ) -> None:
+        super().__init__(detail)
+        self.reason, self.billed, self.after_s, self.reached = reason, billed, after_s, reached
 
 
 class BudgetExhausted(RlaifError):

@@ -1,0 +1,183 @@
+"""The wire to an OpenAI-compatible endpoint, and the one place where its failures are translated.
+
+======================================  =============================================================================
+what happens                            what it becomes
+======================================  =============================================================================
+401, 403                                JudgeRejectsKey (stop)
+404                                     JudgeRejectsModel (stop)
+402, 429 without any quota left         JudgeError (stop)
+400, 413, 422, other 4xx                JudgeRejectsRequest (stop); a content filter's 400 is an abstention
+408, 409, 425, 429, 500, 503            AttemptFailed, not billed, Retry-After honoured
+other 5xx, body cut, connection closed  AttemptFailed, fate unknown
+no answer within ``judge.timeout_s``    AttemptFailed, fate unknown, reason ``timeout``
+nothing listens, no such host           AttemptFailed, not billed, ``reached`` False
+======================================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import aiohttp
+import httpx2
+import openai
+from pydantic import SecretStr
+
+from rlaif_ray.config import JudgeConfig
+from rlaif_ray.errors import (
+    AttemptFailed,
+    JudgeError,
+    JudgeRejectsKey,
+    JudgeRejectsModel,
+    JudgeRejectsRequest,
+)
+from rlaif_ray.types import Abstention, Usage
+
+__all__ = ["Endpoint", "redact", "retry_after_s"]
+
+# A server that asks for more patience than this is not waited for any longer.
+MOST_PATIENCE_S = 120.0
+_NOT_BILLED = frozenset({408, 409, 425, 429, 500, 503})
+_FILTERED = re.compile(r"content_(filter|policy)|responsible_?ai", re.IGNORECASE)
+_KEYS = re.compile(r"\b(sk|pk|key)-[\w*.-]{6,}|(?<=Bearer )\S+", re.IGNORECASE)
+
+
+def redact(text: str, key: SecretStr | None = None) -> str:
+    """Text without the key, and without whatever looks like one."""
+    if key is not None and key.get_secret_value():
+        text = text.replace(key.get_secret_value(), "[key]")
+    return _KEYS.sub("[key]", text)
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds a server asked to wait (``retry-after-ms``, or ``Retry-After`` as seconds or a date); None: it didn't."""
+    milliseconds, value = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
+    try:
+        wait = float(milliseconds) / 1000 if milliseconds else float(value)
+    except ValueError:
+        try:
+            wait = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except (TypeError, ValueError):
+            return None
+    return min(max(0.0, wait), MOST_PATIENCE_S) if math.isfinite(wait) else None
+
+
+class Endpoint:
+    """One HTTP client for one endpoint. The SDK's own silent retries are off: each attempt has its reservation."""
+
+    def __init__(self, config: JudgeConfig, key: SecretStr | None) -> None:
+        self._config = config
+        self._key = key
+        self._client: openai.AsyncOpenAI | None = None
+        self.headers: Mapping[str, str] = {}  # of the last answer, for what they say about rate limits
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self._config.base_url})"
+
+    async def chat(self, body: dict[str, Any]) -> str | Abstention:
+        """One chat completion: the response's body, or an abstention where a content filter stepped in."""
+        try:
+            return await self._send("POST", "/chat/completions", body)
+        except openai.APIStatusError as error:
+            return self._status(error)
+
+    async def models(self) -> list[str] | None:
+        """Ids of the models the endpoint lists; None where it has no list."""
+        try:
+            text = await self._send("GET", "/models", None)
+        except openai.APIStatusError as error:
+            if error.status_code in (404, 405, 501):
+                return None
+            self._status(error)
+            return None
+        try:
+            return [str(model["id"]) for model in json.loads(text)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> str:
+        client = self._connected()
+        try:
+            # The client's time-outs are between bytes; this one is for the whole attempt.
+            async with asyncio.timeout(self._config.timeout_s):
+                if method == "GET":
+                    response = await client.get(path, cast_to=httpx2.Response)
+                else:
+                    response = await client.post(path, cast_to=httpx2.Response, body=body)
+        except openai.APIConnectionError as error:
+            raise self._no_answer(error) from None
+        except TimeoutError:
+            raise AttemptFailed(f"no answer within {self._config.timeout_s:g} s", reason="timeout") from None
+        self.headers = dict(response.headers)
+        return redact(response.text, self._key)
+
+    def _connected(self) -> openai.AsyncOpenAI:
+        if self._client is None:
+            local = JudgeConfig(kind="chat", base_url=self._config.base_url).local
+            self._client = openai.AsyncOpenAI(
+                api_key="none" if self._key is None else self._key.get_secret_value(),
+                base_url=self._config.base_url,
+                max_retries=0,
+                timeout=self._config.timeout_s,
+                # A proxy from the environment has no business between this machine and itself.
+                http_client=openai.DefaultAioHttpClient(trust_env=not local, timeout=self._config.timeout_s),
+            )
+        return self._client
+
+    def _no_answer(self, error: BaseException) -> AttemptFailed:
+        causes = []
+        cause: BaseException | None = error
+        while cause is not None:
+            causes.append(cause)
+            cause = cause.__cause__
+        if any(isinstance(c, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for c in causes):
+            detail = redact(str(causes[-1]), self._key)
+            return AttemptFailed(f"nothing answers at {self._config.base_url} ({detail})", billed=False, reached=False)
+        if isinstance(error, openai.APITimeoutError) and not any(
+            isinstance(c, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) for c in causes
+        ):
+            return AttemptFailed(f"no answer within {self._config.timeout_s:g} s", reason="timeout")
+        return AttemptFailed(f"the connection broke off ({type(causes[-1]).__name__})")
+
+    def _status(self, error: openai.APIStatusError) -> Abstention:
+        """Raise what a status means; a content filter's 400 is the only one that is an answer."""
+        status, where = error.status_code, self._config.base_url
+        said = redact(_message(error), self._key)
+        if status in (401, 403):
+            raise JudgeRejectsKey(f"{where} rejects the key in {self._config.api_key_env} ({status}): {said}") from None
+        if status == 404:
+            raise JudgeRejectsModel(
+                f"{where} doesn't know model {self._config.model!r} (404): {said}; check judge.model, and that "
+                "judge.base_url ends where /chat/completions begins"
+            ) from None
+        if status == 402 or (status == 429 and "insufficient_quota" in said):
+            raise JudgeError(f"{where}: the account has no quota left ({status}): {said}") from None
+        if status in _NOT_BILLED or status >= 500:
+            after_s = retry_after_s(error.response.headers, time.time())
+            billed: Literal[False] | None = False if status in _NOT_BILLED else None
+            raise AttemptFailed(f"HTTP {status}: {said}", billed=billed, after_s=after_s) from None
+        if status == 400 and _FILTERED.search(said):
+            return Abstention("refusal", f"HTTP 400: {said}", Usage())
+        raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, dict):
+        parts = [str(body[name]) for name in ("message", "code") if body.get(name)]
+        text = " ".join(dict.fromkeys(parts)) or str(body)
+    else:
+        text = str(body or error.message)
+    return " ".join(text.split())[:300]
