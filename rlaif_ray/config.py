@@ -105,17 +105,27 @@ class PPOConfig(_Section):
     train_batch_size: PositiveInt = 8_192
     """Steps learned from in one iteration, over all runners."""
     minibatch_size: PositiveInt = 1_024
+    """Steps of one gradient step."""
     num_epochs: PositiveInt = 4
+    """Passes over each batch."""
     lr: PositiveFloat = 1e-3
+    """Learning rate (Adam) at step 0."""
     lr_final: NonNegativeFloat = 1e-4
     """Learning rate at `run.total_steps`; linear in between."""
     gamma: Fraction = 0.99
+    """Discount of a reward one step later."""
     lambda_: Fraction = 0.95
+    """Of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
     clip_param: PositiveFloat = 0.2
+    """How far the ratio of new to old action probability may count from 1."""
     vf_clip_param: PositiveFloat = 10.0
+    """Largest squared error of the critic that counts."""
     vf_loss_coeff: NonNegativeFloat = 0.5
+    """Weight of the critic's loss."""
     entropy_coeff: NonNegativeFloat = 0.03
+    """Bonus for a policy that keeps trying, at step 0."""
     entropy_coeff_final: NonNegativeFloat = 0.003
+    """The same at `run.total_steps`; linear in between."""
     grad_clip: PositiveFloat = 0.5
     """Largest global norm of a gradient."""
 
@@ -161,21 +171,27 @@ class JudgeConfig(_Section):
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never written anywhere."""
     temperature: NonNegativeFloat = 0.0
+    """Sampling temperature sent to the server."""
     seed: int | None = 0
     """Sampling seed sent to the server; none: not sent."""
     max_tokens: PositiveInt = 500
+    """Longest answer."""
     detail: Literal["low", "high", "auto"] = "low"
     """Image detail."""
     max_images: PositiveInt = 101
     """Pictures in one question; a longer episode sends its first, its last and evenly spaced ones between."""
     timeout_s: PositiveFloat = 60.0
+    """Seconds until an attempt counts as failed."""
     retries: NonNegativeInt = 3
     """Further attempts after a retriable failure; each is paid for from the budget."""
     requests_per_minute: PositiveInt | None = None
+    """Rate limit kept by all actors together; none: the server's own."""
     tokens_per_minute: PositiveInt | None = None
+    """Rate limit kept by all actors together; none: the server's own."""
     input_usd_per_mtok: NonNegativeFloat | None = None
     """Price of a million input tokens, over the price table's."""
     output_usd_per_mtok: NonNegativeFloat | None = None
+    """Price of a million output tokens, over the price table's."""
     replay: Literal["prefer", "only", "off"] = "prefer"
     """Stored answers: used first; used only (anything else is an error); not used."""
 
@@ -203,23 +219,32 @@ class BudgetConfig(_Section):
     """Caps that are never exceeded, over everything that shares the store; none: no cap."""
 
     usd: NonNegativeFloat | None = None
+    """US dollars."""
     labels: NonNegativeInt | None = None
+    """Billed questions, abstentions included."""
     tokens: NonNegativeInt | None = None
+    """Tokens, input and output together."""
 
 
 class RewardModelConfig(_Section):
     """The network that learns to judge."""
 
     net: Literal["event-max", "cnn-lstm"] = "event-max"
+    """`event-max` finds an event anywhere in an episode; `cnn-lstm` also reads order."""
     ensemble: PositiveInt = 1
     """Members, each on its own bootstrap sample; the belief is their mean."""
     channels: PositiveInt = 32
+    """Convolution channels."""
     hidden: PositiveInt = 64
+    """Width of the head (`event-max`) or of the LSTM."""
     lr: PositiveFloat = 3e-3
+    """Learning rate of a fit."""
     weight_decay: NonNegativeFloat = 1e-4
+    """Weight decay of a fit."""
     epochs: PositiveInt = 60
     """Passes over the labels in one fit."""
     batch_size: PositiveInt = 64
+    """Labels of one gradient step."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of labels never trained on."""
     min_labels: PositiveInt = 40

@@ -5,13 +5,27 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on pur
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rlaif_ray.cli.options import Check, Command, Doctor, Evaluate, Report, Serve, Stats, Train, parse
-from rlaif_ray.errors import ConfigError, RlaifError
+from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
+
+# What the user can mend before anything runs: a config, a path that is no checkpoint, a judge that isn't there.
+WRONG_INPUT = (ConfigError, CheckpointError, JudgeError)
+RUN_BY: dict[type[Any], str] = {
+    Train: "rlaif_ray.cli.train:train",
+    Evaluate: "rlaif_ray.cli.figures:evaluate",
+    Report: "rlaif_ray.cli.figures:report",
+    Serve: "rlaif_ray.cli.judge:serve",
+    Check: "rlaif_ray.cli.judge:check",
+    Stats: "rlaif_ray.cli.figures:stats",
+    Doctor: "rlaif_ray.cli.doctor:doctor",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,12 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         return 0 if command is None else _run(command)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except RlaifError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, WRONG_INPUT) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
@@ -34,33 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command) -> int:
-    """Hand over to the command's module; each imports what it needs only when it is called."""
-    match command:
-        case Train():
-            from rlaif_ray.cli.train import train
-
-            return train(command)
-        case Evaluate():
-            from rlaif_ray.cli.figures import evaluate
-
-            return evaluate(command)
-        case Report():
-            from rlaif_ray.cli.figures import report
-
-            return report(command)
-        case Stats():
-            from rlaif_ray.cli.figures import stats
-
-            return stats(command)
-        case Serve():
-            from rlaif_ray.cli.judge import serve
-
-            return serve(command)
-        case Check():
-            from rlaif_ray.cli.judge import check
-
-            return check(command)
-        case Doctor():
-            from rlaif_ray.cli.doctor import doctor
-
-            return doctor(command)
+    """Hand over to the command's own function; its module, and all that it needs, is imported only now."""
+    module, _, name = RUN_BY[type(command)].partition(":")
+    run: Callable[[Command], int] = getattr(importlib.import_module(module), name)
+    return run(command)

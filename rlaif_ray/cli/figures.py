@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlaif_ray.cli.options import Evaluate, Report, Stats
 from rlaif_ray.cli.output import only_json, print_json
-from rlaif_ray.errors import CheckpointError, ConfigError, UnknownNameError
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNameError
 from rlaif_ray.report.run import find_run
 
 __all__ = ["evaluate", "find_checkpoint", "report", "stats"]
@@ -17,8 +18,6 @@ STARTS = ("all", "train", "heldout")
 
 def evaluate(command: Evaluate) -> int:
     """Play fresh episodes with a checkpoint's policy and print what came of them."""
-    if command.episodes < 1:
-        raise ConfigError(f"--episodes: got {command.episodes}, allowed are 1 and more")
     if command.starts and command.starts not in STARTS:
         raise UnknownNameError("value of --starts", command.starts, STARTS)
     checkpoint = find_checkpoint(command.checkpoint)
@@ -41,19 +40,13 @@ def evaluate(command: Evaluate) -> int:
 
 
 def find_checkpoint(text: str) -> Path:
-    """A checkpoint's folder, or the newest one of the run that ``text`` names. Raises CheckpointError for neither."""
-    path = Path(text)
-    if not path.exists():
-        try:
-            path = find_run(text)
-        except ConfigError:
-            raise CheckpointError(f"checkpoint {text!r}: no such folder") from None
-    newest = path / "checkpoints" / "last"
-    if newest.exists():
-        return newest.resolve()
-    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
-        raise CheckpointError(f"run {text!r} has no checkpoint yet: {newest} does not exist")
-    return path
+    """A checkpoint's folder, or that of the run that ``text`` names. Raises CheckpointError: there is none."""
+    if Path(text).exists():
+        return Path(text)
+    try:
+        return find_run(text)
+    except ConfigError:
+        raise CheckpointError(f"checkpoint {text!r}: no such folder, and no run of that name below runs/") from None
 
 
 def report(command: Report) -> int:
@@ -79,4 +72,12 @@ def stats(command: Stats) -> int:
 
 
 def _stored(run: Path) -> dict[str, Any]:
-    raise ConfigError(f"run {str(run)!r}")
+    from rlaif_ray.feedback.store import LabelStore
+    from rlaif_ray.report.judged import store_path
+    from rlaif_ray.report.run import RunRecord
+
+    path = store_path(RunRecord.read(run))
+    if not path.is_file():
+        raise StoreError(f"run {str(run)!r} asked no judge: there is no label store {path}")
+    with LabelStore(path, readonly=True) as store:
+        return asdict(store.stats())

@@ -64,8 +64,8 @@ class Evaluate:
     """Which of the reachable starts to draw from; empty: as in training."""
     deterministic: bool = False
     """Take the likeliest action rather than draw one."""
-    seed: int = 0
-    """Seed of starts and actions."""
+    seed: int = 10_000
+    """Seed of starts and actions; the default is that of a run's own evaluations."""
     json: bool = False
     """Print one JSON object on standard output, and nothing else there."""
 
@@ -222,14 +222,16 @@ def _wide() -> Iterator[None]:
 
 
 def _first_sentence(box: str) -> str:
-    """The text of a box down to its first rule, on one line."""
-    body = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    """The text between a box's title and its next rule, on one line; drawn with lines or, for ASCII, with hyphens."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     text: list[str] = []
-    for line in body:
-        if set(line) == {"─"}:
-            break
+    for line in lines[1:]:  # the first is the title
+        if not line.strip("─-"):
+            if text:
+                break
+            continue
         text.append(line)
-    return re.sub(r"\s+", " ", " ".join(text)) or "wrong usage"
+    return re.sub(r"\s+", " ", " ".join(text)).strip() or "wrong usage"
 
 
 def _print_commands(names: list[str], node: dict[str, Any]) -> None:

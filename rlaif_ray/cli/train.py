@@ -18,14 +18,13 @@ from rlaif_ray.errors import ConfigError
 __all__ = ["StopSwitch", "train"]
 
 DEFAULT_PRESET = "homegrid"
+RESUMABLE = ("run.total_steps",)  # what may differ when a run goes on
 
 
 def train(command: Train) -> int:
     """One run. Returns 0 where it is done (or was stopped as asked), 1 where it failed or no feedback was learned."""
     resume = _run_to_resume(command)
     config = load_config(resume / "config.yaml" if resume else command.config or DEFAULT_PRESET, command.overrides)
-    if resume is None:
-        _folder_is_free(config)
     with only_json(command.json):
         console = Console()
         _ready_to_ask(config, console)
@@ -39,10 +38,11 @@ def train(command: Train) -> int:
 def _run_to_resume(command: Train) -> Path | None:
     if not command.resume:
         return None
-    if command.config:
+    given = [command.config] if command.config else [f"--{key}" for key in command.overrides if key not in RESUMABLE]
+    if given:
         raise ConfigError(
-            f"--resume {command.resume}: goes on with that run's own config; leave out {command.config!r} "
-            "(single keys can still be overridden)"
+            f"--resume {command.resume}: got {given[0]!r} too, but a run goes on with its own config; allowed is "
+            "--run.total-steps, to let it run longer"
         )
     from rlaif_ray.report.run import find_run
 
@@ -50,16 +50,6 @@ def _run_to_resume(command: Train) -> Path | None:
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"--resume {command.resume}: got a folder without config.yaml, expected a run's")
     return run
-
-
-def _folder_is_free(config: Config) -> None:
-    """A new run never writes into an old one's folder."""
-    folder = Path(config.run.dir) / config.run.name
-    if (folder / "config.yaml").exists() or (folder / "result.json").exists():
-        raise ConfigError(
-            f"run.name: {str(folder)!r} already holds a run; go on with it (--resume {folder}) or choose another "
-            f"(--run.name {config.run.name}-2)"
-        )
 
 
 def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path, dict[str, object], int]:
@@ -71,6 +61,23 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
 
         outcome = experiment.train(config, resume=resume, monitor=view.update, stop=stop)
     return outcome.path, outcome.summary, outcome.exit_code
+
+
+def _show_end(path: Path, console: Console) -> None:
+    """The report's place, the table, and what must be said with it."""
+    from rlaif_ray.report.html import write_report
+    from rlaif_ray.report.outcome import headline, outcome_table, statements
+    from rlaif_ray.report.run import RunRecord
+
+    record = RunRecord.read(path)
+    page = write_report(path)
+    console.print(outcome_table(record))
+    for line in statements(record):
+        console.print(f"- {line}", highlight=False)
+    console.print(f"\n{headline(record)}.", style="bold red" if record.status == "no_feedback_learned" else "bold")
+    console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
+    if record.status == "interrupted":
+        console.print(f"Go on with: rlaif-ray train --resume {path}", highlight=False, soft_wrap=True)
 
 
 class StopSwitch:
@@ -90,7 +97,9 @@ class StopSwitch:
             if self._on:
                 raise KeyboardInterrupt
             self._on = True
-            say("Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once.")
+            say(
+                "Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once."
+            )
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

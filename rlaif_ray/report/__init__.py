@@ -1,1 +1,1 @@
-"""Looking at runs: the live view, the before/after table, the HTML report. Reads stored runs; changes nothing in them."""
+"""Looking at runs: the live view, the before/after table, the HTML report. It reads runs and changes none."""

@@ -6,6 +6,7 @@ Charts are inline SVG, pictures are data URIs, and whatever a judge wrote is esc
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def render_report(record: RunRecord) -> str:
     )
     pages.filters["decimal"] = decimal
     pages.filters["count"] = lambda value: "-" if value is None else count(float(value))
-    page = pages.get_template("report.html.j2").render(
+    return pages.get_template("report.html.j2").render(
         record=record,
         headline=headline(record),
         rows=outcome_rows(record),
@@ -58,7 +59,6 @@ def render_report(record: RunRecord) -> str:
         pairs=_pairs(record),
         judged=read_judged(record),
     )
-    return page
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -73,10 +73,12 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     facts = [
         ("steps", count(_first(number(summary, "steps"), number(last, "steps")))),
         ("wall time", clock_time(_first(number(summary, "wall_s"), number(last, "time_total_s")))),
-        ("steps/s, last", count(number(last, "steps_per_s"))),
         ("labels", count(labels)),
         ("abstentions", count(_first(number(summary, "abstained"), number(last, "feedback/abstained")))),
-        ("spend" + (_as_if(record)), f"USD {decimal(spend, 3)}" + (f" of {decimal(cap, 2)}" if cap == cap else "")),
+        (
+            "spend" + (_as_if(record)),
+            f"USD {decimal(spend, 3)}" + (f" of {decimal(cap, 2)}" if math.isfinite(cap) else ""),
+        ),
         ("RM agrees, held out", f"{decimal(100 * accuracy)} % of {count(held)}"),
         ("peak memory", f"{decimal(number(summary, 'peak_memory_gb'))} GB"),
     ]
@@ -89,15 +91,15 @@ def _as_if(record: RunRecord) -> str:
 
 def _first(*values: float) -> float:
     """The first that is known."""
-    return next((value for value in values if value == value), values[-1])
+    return next((value for value in values if math.isfinite(value)), values[-1])
 
 
 def _charts(record: RunRecord) -> list[tuple[Markup, str]]:
-    """(SVG, what to read off it) of each chart that has data. The SVG is our own drawing: no text of a judge is in it."""
+    """(SVG, what to read off it) of each chart that has data. The SVG is our own: no text of a judge is in it."""
     drawn = (
         (
             charts.outcome_chart(record),
-            "Training episodes of each iteration. Where a proxy rises and its truth does not, the proxy is being gamed.",
+            "Training episodes of each iteration. A proxy that rises while its truth does not is being gamed.",
         ),
         (
             charts.provenance_chart(record),
@@ -107,7 +109,7 @@ def _charts(record: RunRecord) -> list[tuple[Markup, str]]:
         (charts.money_chart(record), "Labels are billed questions, abstentions included."),
         (charts.time_chart(record), "Asking never blocks acting: verdicts are used as they arrive."),
     )
-    return [(Markup(svg), words) for svg, words in drawn if svg]  # noqa: S704
+    return [(Markup(svg), words) for svg, words in drawn if svg]
 
 
 def _pairs(record: RunRecord) -> list[dict[str, str | int | None]]:

@@ -1,62 +1,104 @@
-"""A sample of judged episodes for the report: the frames that were sent, the question, the answer as it came."""
+"""A sample of judged episodes for the report: the frames, the question, and the answer as it came.
+
+Frames are not kept: they are redrawn here from the recorded states, as they were drawn for the judge.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rlaif_ray.envs.media import contact_sheet
+from rlaif_ray.envs.registry import env_spec
+from rlaif_ray.errors import RlaifError, StoreError
+from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import RunRecord
-from rlaif_ray.types import Label, Verdict
+from rlaif_ray.types import Abstention, EpisodeRenderer, Label, Usage, Verdict
 
-__all__ = ["JudgedSample", "choose_labels", "read_judged"]
+__all__ = ["JudgedEpisode", "read_judged", "store_path"]
+
+SAMPLES = 8
+LONG = 24  # frames; beyond it tiles shrink, so that the page stays one that can be mailed
 
 
 @dataclass(frozen=True)
-class JudgedSample:
+class JudgedEpisode:
     """One judged episode, ready to print; every text is as the judge or the prompt had it."""
 
+    label: Label
     verdict: str  # "approved", "rejected" or "abstained"
-    asked_at_step: int
-    policy_version: int
-    replayed: bool
-    frames: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
-    latency_s: float
-    description: str
-    reasoning: str
-    reason: str  # why it abstained
+    steps: int
     question: str
-    answer: str
-    sheet: str | None  # data URI of the frames
+    sheet: str | None  # data URI of all frames as numbered tiles; None where the world can't be drawn
+
+    @property
+    def usage(self) -> Usage:
+        return self.label.outcome.usage
+
+    @property
+    def description(self) -> str:
+        return self.label.outcome.description if isinstance(self.label.outcome, Verdict) else ""
+
+    @property
+    def reasoning(self) -> str:
+        return self.label.outcome.reasoning if isinstance(self.label.outcome, Verdict) else ""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no usable answer; empty where there is."""
+        outcome = self.label.outcome
+        return f"{outcome.reason}: {outcome.detail}" if isinstance(outcome, Abstention) else ""
 
 
-def verdict_word(label: Label) -> str:
-    if not isinstance(label.outcome, Verdict):
+def store_path(record: RunRecord) -> Path:
+    """The label store a run wrote to: its own, or the one its config names."""
+    named = record.config.feedback.store if record.config else ""
+    return Path(named) if named else record.path / "labels.sqlite"
+
+
+def read_judged(record: RunRecord) -> list[JudgedEpisode]:
+    """A few judged episodes of every kind of answer, spread over the run; none where there is no store to read."""
+    path = store_path(record)
+    if not path.is_file():
+        return []
+    renderer = _renderer(record)
+    try:
+        with LabelStore(path, readonly=True) as store:
+            samples = store.sample_of_judged(SAMPLES)
+    except StoreError:  # damaged: the rest of the report is still worth having
+        return []
+    return [
+        JudgedEpisode(
+            label=sample.label,
+            verdict=_word(sample.label),
+            steps=len(sample.episode),
+            question=f"{sample.system_text.strip()}\n\n{sample.question_text.strip()}",
+            sheet=_sheet(renderer.png(sample.episode.states))
+            if renderer is not None and sample.episode.states is not None
+            else None,
+        )
+        for sample in samples
+    ]
+
+
+def _word(label: Label) -> str:
+    if label.value is None:
         return "abstained"
-    return "approved" if label.outcome.value >= 0.5 else "rejected"
+    return "approved" if label.value >= 0.5 else "rejected"
 
 
-def choose_labels(labels: Sequence[Label], each: int = 3) -> list[Label]:
-    """A few of each kind of answer, spread evenly from first to last, in the order they came."""
-    chosen: list[Label] = []
-    for word in ("approved", "rejected", "abstained"):
-        kind = [label for label in labels if verdict_word(label) == word]
-        few = min(each if word != "abstained" else 1, len(kind))
-        chosen += [kind[round(i * (len(kind) - 1) / max(1, few - 1))] for i in range(few)]
-    return sorted(chosen, key=lambda label: label.label_id)
-
-
-def sheet_uri(frames: Sequence[bytes]) -> str | None:
-    if not frames:
+def _renderer(record: RunRecord) -> EpisodeRenderer | None:
+    if record.config is None:
         return None
-    # Long episodes get narrower tiles: the whole page should stay one that mails.
-    columns, width = (6, 160) if len(frames) <= 24 else (10, 96)
+    try:
+        make = env_spec(record.config.env.id).renderer
+        return make(dict(record.config.env.options)) if make else None
+    except RlaifError:  # a world registered by the user's own code, which isn't running here
+        return None
+
+
+def _sheet(frames: Sequence[bytes]) -> str:
+    columns, width = (6, 168) if len(frames) <= LONG else (10, 100)
     return "data:image/png;base64," + base64.b64encode(contact_sheet(frames, columns, width)).decode()
-
-
-def read_judged(record: RunRecord) -> list[JudgedSample]:
-    return []

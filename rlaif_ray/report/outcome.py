@@ -59,8 +59,9 @@ def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
 
 def _own_rows(record: RunRecord) -> list[OutcomeRow]:
     evaluations = list(record.evaluations())
-    names = [starts for _, starts, _ in evaluations]
-    rank = {starts: i for i, starts in enumerate([s for s in FIRST_STARTS if s in names] + sorted(set(names)))}
+    names = {starts for _, starts, _ in evaluations}
+    order = [s for s in FIRST_STARTS if s in names] + sorted(names - set(FIRST_STARTS))
+    rank = {starts: i for i, starts in enumerate(order)}
     rows = []
     for phase, starts, outcome in sorted(evaluations, key=lambda e: rank[e[1]]):
         labels = 0 if phase == "task" else record.summary.get("labels")
@@ -91,7 +92,9 @@ def headline(record: RunRecord) -> str:
     if after and before:
         survived, before_it = _share(after.cat_survived_pct), _share(before.cat_survived_pct)
         found = _share(after.found_pct)
-        return f"The cat survives in {survived} of episodes ({before_it} before feedback); the fruit is found in {found}"
+        return (
+            f"The cat survives in {survived} of episodes ({before_it} before feedback); the fruit is found in {found}"
+        )
     only = after or before
     if only:
         found, survived = _share(only.found_pct), _share(only.cat_survived_pct)
