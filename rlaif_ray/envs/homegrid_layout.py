@@ -16,6 +16,7 @@ from rlaif_ray.types import Array
 __all__ = [
     "ACTIONS",
     "AHEAD",
+    "CELLS",
     "CELL_XY",
     "FRUIT_CELLS",
     "GRID",
@@ -30,9 +31,12 @@ __all__ = [
     "WIDTH",
     "StartTable",
     "Starts",
+    "cat_fault",
+    "cat_shares",
     "cell_of",
     "chebyshev",
     "legal_pairs",
+    "pair_fault",
     "start_table",
     "xy_of",
 ]

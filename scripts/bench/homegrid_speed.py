@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.envs.homegrid_layout import cell_of
+from rlaif_ray.envs.homegrid_layout import WIDTH
 from rlaif_ray.envs.homegrid_paths import shortest_actions
 from rlaif_ray.envs.homegrid_reader import HomegridReader
 from rlaif_ray.envs.render import HomegridRenderer
@@ -34,7 +34,8 @@ def steps_per_second(policy: str, num_envs: int, steps: int) -> float:
         actions = random_actions[t]
         if policy == "shortest":
             state = world.states().astype(int)  # choosing the action is the policy's time, not the world's
-            actions = best[cell_of(state[:, 3], state[:, 4]), cell_of(state[:, 0], state[:, 1])]
+            robot, fruit = (state[:, y] * WIDTH + state[:, x] for x, y in ((0, 1), (3, 4)))
+            actions = best[fruit, robot]
         began = time.perf_counter()
         world.step(actions)
         spent_s += time.perf_counter() - began
