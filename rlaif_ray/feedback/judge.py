@@ -28,7 +28,7 @@ from rlaif_ray.feedback.reply import read_reply, verdict_of
 from rlaif_ray.feedback.wire import Endpoint
 from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["ChatJudge", "Judge", "identity_of", "key_for", "model_name", "request_body"]
+__all__ = ["ChatJudge", "Judge", "identity_of", "judge_from", "key_for", "model_name", "request_body"]
 
 # Models that think before they answer take neither a temperature nor `max_tokens`.
 _REASONING = re.compile(r"^(o\d|gpt-5)")
@@ -64,6 +64,11 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
             f"key; set it (export {config.api_key_env}=...), or choose the built-in judge (judge.kind: builtin)"
         )
     return SecretStr(key) if key else None
+
+
+def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
+    """The configured judge. Raises ConfigError: its price is unknown, or the built-in one was not started."""
+    return ChatJudge(config, key=key)
 
 
 def identity_of(config: JudgeConfig) -> JudgeIdentity:

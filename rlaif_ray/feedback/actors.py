@@ -1,0 +1,152 @@
+"""The Ray side of asking: thin shells around ``store.LabelStore`` and ``ask.Asker``.
+
+One store actor per file is its writer for everything in the cluster; questioners draw, encode and ask. Nothing here
+imports a deep-learning library: a questioner's process stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import ray
+from pydantic import SecretStr
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlaif_ray.config import Config
+from rlaif_ray.errors import JudgeError, RlaifError, StoreError
+from rlaif_ray.feedback.ask import Asker
+from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.database import owner_id
+from rlaif_ray.feedback.judge import judge_from
+from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.question import Asked, question_about
+from rlaif_ray.feedback.records import Record
+from rlaif_ray.feedback.store import ClaimState, LabelStore
+from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Label, Verdict
+
+__all__ = ["Answered", "Questioner", "RemoteStore", "questioner_actor", "store_actor"]
+
+NAMESPACE = "rlaif_ray"
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of one submitted episode. All empty: the budget had no room for it."""
+
+    label: Label | None = None
+    stop: RlaifError | None = None  # the judge or the store can't be used: stop asking
+    failed: str = ""  # this one question could not be put; the others can
+
+
+class RemoteStore:
+    """The store actor as an asker sees it, its errors unwrapped."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def claim(self, record: Record, owner: str, replay: Literal["prefer", "only", "off"]) -> Label | ClaimState:
+        return cast("Label | ClaimState", await _plain(self._actor.claim.remote(record, owner, replay)))
+
+    async def unclaim(self, question_key: str, owner: str) -> None:
+        await _plain(self._actor.unclaim.remote(question_key, owner))
+
+    async def reserve(self, record: Record, worst: Amount, caps: Caps, owner: str) -> int:
+        return int(await _plain(self._actor.reserve.remote(record, worst, caps, owner)))
+
+    async def settle(self, ticket: int, used: Amount, detail: str) -> None:
+        await _plain(self._actor.settle.remote(ticket, used, detail))
+
+    async def write_off(self, ticket: int, detail: str) -> None:
+        await _plain(self._actor.write_off.remote(ticket, detail))
+
+    async def answer(self, record: Record, outcome: Verdict | Abstention, ticket: int | None, used: Amount) -> Label:
+        return cast("Label", await _plain(self._actor.answer.remote(record, outcome, ticket, used)))
+
+
+async def _plain(call: Awaitable[_Result]) -> _Result:
+    """Await a Ray call and raise the error itself, not Ray's wrapping with its stack as the message."""
+    try:
+        return await call
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RlaifError):
+            raise cause from None
+        raise
+
+
+class Questioner:
+    """Draws episodes, asks about them and has the answers stored; many at once on one event loop."""
+
+    def __init__(self, config: Config, renderer: EpisodeRenderer, store: Any, run_id: str) -> None:
+        self._config, self._renderer, self._run_id = config, renderer, run_id
+        self._store = RemoteStore(store)
+        self._prompt = load_prompt(config.judge.prompt)
+        # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
+        self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._stopped: RlaifError | None = None
+
+    async def prepare(self, key: SecretStr | None) -> str:
+        """Take the API key, which travels in this call alone, and connect; returns who this process is."""
+        actors = self._config.feedback.pool_actors
+        self._judge = judge_from(self._config.judge, key)
+        self._asker = Asker(
+            self._judge, self._store, Caps.of(self._config.budget), self._config.judge, rate_share=1.0 / actors
+        )
+        self._gate = asyncio.Semaphore(max(1, -(-self._config.feedback.concurrency // actors)))
+        return owner_id()
+
+    async def ask(self, episode: Episode, step: int, inclusion_probability: float) -> Answered:
+        """One episode from states to label. Never raises: one question gone wrong is no reason to end the pool."""
+        async with self._gate:
+            if self._stopped is not None:
+                return Answered(stop=self._stopped)
+            try:
+                asked = await asyncio.get_running_loop().run_in_executor(
+                    self._draw, self._drawn, episode, step, inclusion_probability
+                )
+                return Answered(label=await self._asker.ask(asked))
+            except (JudgeError, StoreError) as error:
+                self._stopped = error
+                return Answered(stop=error)
+            except Exception as error:  # noqa: BLE001 - whatever a renderer or a reply did, the pool goes on
+                return Answered(failed=f"{type(error).__name__}: {error}")
+
+    def _drawn(self, episode: Episode, step: int, inclusion_probability: float) -> Asked:
+        question = question_about(
+            episode,
+            renderer=self._renderer,
+            prompt=self._prompt,
+            judge=self._judge.identity,
+            max_images=self._config.judge.max_images,
+        )
+        return Asked(question, episode, self._run_id, step, inclusion_probability)
+
+
+def store_actor(path: Path, *, detached: bool = False) -> Any:
+    """The store's actor, on this node (where the file is), found again by the file's path."""
+    name = f"labels-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return (
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(LabelStore)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached" if detached else None,
+            scheduling_strategy=here,
+        )
+        .remote(str(path.resolve()))
+    )
+
+
+def questioner_actor(config: Config, renderer: EpisodeRenderer, store: Any, run_id: str, backlog: int) -> Any:
+    """One questioner; up to ``backlog`` calls may be under way in it, those beyond its concurrency waiting."""
+    return ray.remote(num_cpus=0)(Questioner).options(max_concurrency=backlog).remote(config, renderer, store, run_id)

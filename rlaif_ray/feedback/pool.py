@@ -1,0 +1,280 @@
+"""The pool: a driver-side handle on actors that ask, so that asking never blocks acting.
+
+::
+
+    pool = FeedbackPool(config, renderer=renderer, store_path=path, run_id="quickstart")
+    pool.submit(episodes, inclusion_probability=0.02, step=steps)   # returns at once
+    ...                                                             # act and learn
+    labels = pool.poll()                                            # what has arrived since
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from rlaif_ray.config import Config
+from rlaif_ray.errors import RlaifError, StoreError
+from rlaif_ray.feedback.actors import Answered, questioner_actor, store_actor
+from rlaif_ray.feedback.budget import Account, Caps
+from rlaif_ray.feedback.database import owner_alive
+from rlaif_ray.feedback.judge import judge_from, key_for
+from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.records import LabelStats
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Episode, EpisodeRenderer, Label
+
+__all__ = ["FeedbackPool", "PoolStats"]
+
+logger = logging.getLogger(__name__)
+
+# Episodes taken on beyond the questions in flight, as a multiple of them: a judge slower than the world must not pile
+# up episodes whose verdicts would come too late to matter.
+BACKLOG = 8
+_STORE_CALL_S = 60.0
+_DEATH_S = 5.0
+_RECENT = 200
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """Where asking stands."""
+
+    labels: int  # billed questions of this run, abstentions included
+    abstained: int
+    replayed: int
+    spend_usd: float  # of this run
+    reserved_usd: float
+    cap_usd: float | None
+    labels_left: int | None  # over everything that shares the store; None: no cap
+    latency_s: float  # mean of recent answers; 0 before the first
+    exhausted: bool  # the budget has no room for another question
+    failed: int = 0  # questions that could not be put at all, or were lost with their process
+
+
+@dataclass
+class _Worker:
+    actor: Any
+    identity: Any  # reference to its owner id
+    in_flight: int = 0
+
+
+class FeedbackPool:
+    """Asks about episodes in the background.
+
+    ``store_path`` may be shared with other runs; ``detached_store`` keeps its actor alive for the next driver.
+
+    Raises ConfigError, MissingKeyError: the judge can't be asked as configured. StoreError: the store can't be opened.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        renderer: EpisodeRenderer,
+        store_path: Path,
+        run_id: str,
+        detached_store: bool = False,
+    ) -> None:
+        self._config, self._renderer, self._run_id = config, renderer, run_id
+        self._caps = Caps.of(config.budget)
+        load_prompt(config.judge.prompt)
+        judge_from(config.judge, key_for(config.judge))  # mistakes are told here, not in a worker's log
+        with LabelStore(store_path) as store:
+            store.open_run(run_id, self._caps)
+            known = store.labels(run_id)
+        self._seen = known[-1].label_id if known else 0  # labels up to here were delivered to an earlier driver
+        self._delivered: set[int] = set()
+        self._store = store_actor(Path(store_path), detached=detached_store)
+        self._workers = [self._hire() for _ in range(config.feedback.pool_actors)]
+        self._pending: dict[Any, _Worker] = {}
+        self._arrived: list[Label] = []
+        self._latencies: deque[float] = deque(maxlen=_RECENT)
+        self._stop: RlaifError | None = None
+        self._stopped = False
+        self._refused = False
+        self._failed = 0
+        self._labels_left = self._account().labels_left
+
+    # ---------------------------------------------------------------------------------------------- asking
+
+    def submit(self, episodes: Sequence[Episode], *, inclusion_probability: float, step: int) -> int:
+        """Have these episodes judged, without waiting; how many were taken on, the first ones first.
+
+        Fewer than given where the label budget or the backlog has no room for more, none once asking has stopped.
+        """
+        self._collect(0.0)
+        room = BACKLOG * self._config.feedback.concurrency - len(self._pending)
+        if self._labels_left is not None:
+            room = min(room, self._labels_left - len(self._pending))
+        if self._stopped:
+            room = 0
+        taken = list(episodes[: max(0, room)])
+        for episode in taken:
+            worker = min(self._workers, key=lambda w: w.in_flight)
+            self._pending[worker.actor.ask.remote(episode, step, inclusion_probability)] = worker
+            worker.in_flight += 1
+        return len(taken)
+
+    def poll(self) -> list[Label]:
+        """Labels that arrived since the last poll, without waiting.
+
+        Raises JudgeError, once and after everything that arrived before was handed out: the judge can't be used at
+        all, and nothing more is asked. StoreError, ReplayMissError: likewise, for the store.
+        """
+        self._collect(0.0)
+        return self._hand_out()
+
+    def wait(self, deadline_s: float) -> list[Label]:
+        """Like ``poll``, but wait up to so many seconds until everything in flight has arrived."""
+        deadline = time.monotonic() + deadline_s
+        self._collect(0.0)
+        while self._pending and time.monotonic() < deadline:
+            self._collect(deadline - time.monotonic())
+        return self._hand_out()
+
+    @property
+    def in_flight(self) -> int:
+        """Episodes taken on whose answer hasn't arrived."""
+        return len(self._pending)
+
+    def stats(self) -> PoolStats:
+        """Where asking stands, from the store. Raises StoreError."""
+        stats: LabelStats = self._of_store("stats", self._run_id)
+        account = self._account()
+        left = account.labels_left
+        self._labels_left = None if left is None else left + account.reserved.labels
+        return PoolStats(
+            labels=stats.labels,
+            abstained=stats.abstained,
+            replayed=stats.replayed,
+            spend_usd=stats.spend_usd,
+            reserved_usd=stats.reserved_usd,
+            cap_usd=stats.cap_usd,
+            labels_left=left,
+            latency_s=sum(self._latencies) / len(self._latencies) if self._latencies else 0.0,
+            exhausted=account.empty or (self._refused and account.reserved.labels == 0),
+            failed=self._failed,
+        )
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Let what arrives within the grace arrive (it is stored), then end the actors; what is still in flight is
+        written off at its worst case."""
+        deadline = time.monotonic() + grace_s
+        while self._pending and time.monotonic() < deadline:
+            self._collect(deadline - time.monotonic())
+        self._stopped = True
+        for worker in self._workers:
+            self._dismiss(worker)
+        self._workers, self._pending = [], {}
+
+    # ------------------------------------------------------------------------------------------- inside
+
+    def _hand_out(self) -> list[Label]:
+        arrived, self._arrived = self._arrived, []
+        if not arrived and self._stop is not None:
+            stop, self._stop = self._stop, None
+            raise stop
+        return arrived
+
+    def _collect(self, timeout_s: float) -> None:
+        """Take in what has come back; wait up to ``timeout_s`` for one more."""
+        if not self._pending:
+            return
+        refs = list(self._pending)
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        if not ready:
+            return
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        for ref in ready:
+            worker = self._pending.pop(ref, None)
+            if worker is None:
+                continue  # it went with its worker, below
+            worker.in_flight -= 1
+            try:
+                self._take(ray.get(ref))
+            except RayActorError:
+                self._failed += 1
+                self._replace(worker)
+            except RayError as error:
+                self._complain(str(error))
+
+    def _take(self, answered: Answered) -> None:
+        if answered.label is not None:
+            self._deliver(answered.label)
+        elif answered.stop is not None:
+            if not self._stopped:
+                self._stop, self._stopped = answered.stop, True
+        elif answered.failed:
+            self._complain(answered.failed)
+        else:
+            self._refused = True
+
+    def _deliver(self, label: Label) -> None:
+        if label.label_id in self._delivered:
+            return
+        self._delivered.add(label.label_id)
+        self._arrived.append(label)
+        if not label.replayed:
+            self._latencies.append(label.outcome.usage.latency_s)
+            if self._labels_left is not None:
+                self._labels_left -= 1
+
+    def _complain(self, detail: str) -> None:
+        self._failed += 1
+        if self._failed == 1:
+            logger.warning("a question could not be put (others go on; told once): %s", detail)
+
+    def _hire(self) -> _Worker:
+        backlog = BACKLOG * self._config.feedback.concurrency + 1
+        actor = questioner_actor(self._config, self._renderer, self._store, self._run_id, backlog)
+        return _Worker(actor, actor.prepare.remote(key_for(self._config.judge)))
+
+    def _replace(self, dead: _Worker) -> None:
+        """A questioner died. What it had in flight is written off, what it had stored is delivered all the same."""
+        if dead not in self._workers:
+            return
+        lost = [ref for ref, worker in self._pending.items() if worker is dead]
+        for ref in lost:
+            del self._pending[ref]
+        self._failed += len(lost)
+        self._dismiss(dead)
+        self._workers[self._workers.index(dead)] = self._hire()
+        logger.warning("a feedback process died; up to %d questions in flight were written off", len(lost) + 1)
+        for label in self._of_store("labels", self._run_id, self._seen):
+            self._deliver(label)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        try:
+            owner = ray.get(worker.identity, timeout=_DEATH_S)
+        except RayError:  # it never got as far as asking
+            owner = None
+        ray.kill(worker.actor)
+        if owner is None:
+            return
+        deadline = time.monotonic() + _DEATH_S
+        while owner_alive(owner) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._of_store("write_off_owner", owner)
+
+    def _account(self) -> Account:
+        account: Account = self._of_store("account", self._caps)
+        return account
+
+    def _of_store(self, method: str, *args: Any) -> Any:
+        """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""
+        try:
+            return ray.get(getattr(self._store, method).remote(*args), timeout=_STORE_CALL_S)
+        except RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RlaifError):
+                raise cause from None
+            raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
