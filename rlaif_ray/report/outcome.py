@@ -130,7 +130,7 @@ def statements(record: RunRecord) -> list[str]:
 
 
 def _about_judge(record: RunRecord, judge: Mapping[str, Any]) -> list[str]:
-    if not judge:
+    if not judge or judge.get("kind") == "none":
         return ["No judge was asked: this run learned from the task reward alone."]
     if judge.get("kind") == "builtin":
         return [

@@ -121,7 +121,7 @@ def find_run(text: str) -> Path:
         if path.is_dir():
             return path
     known = [str(p.parent) for p in Path("runs").glob("*/config.yaml")]
-    guess = nearest(text, known) or nearest(text, [Path(k).name for k in known])
+    guess = nearest(text, [Path(k).name for k in known]) or nearest(text, known)
     hint = f"; did you mean {guess!r}?" if guess else ""
     raise ConfigError(f"run {text!r}: no such folder, here or below runs/{hint}")
 

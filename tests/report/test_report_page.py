@@ -1,0 +1,323 @@
+"""The report: right figures, everything escaped, nothing loaded from elsewhere, and never in need of all the parts."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from synthetic_run import ITERATIONS, STEPS_EACH, SUMMARY, row, write_run
+
+from rlaif_ray.cli import main
+from rlaif_ray.config import Config, dump_config, load_config
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.report import charts
+from rlaif_ray.report.html import render_report, write_report
+from rlaif_ray.report.live import LiveView, plain_line
+from rlaif_ray.report.outcome import headline, outcome_rows, outcome_table, statements
+from rlaif_ray.report.run import RunRecord, find_run, flatten
+
+
+class Page(HTMLParser):
+    """Collects text, what a page would load, and every tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "action"):
+                self.loads.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "made-up")
+
+
+@pytest.fixture
+def record(run: Path) -> RunRecord:
+    return RunRecord.read(run)
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def test_rows_are_read_flat_and_a_torn_last_line_is_left_out(run: Path) -> None:
+    with open(run / "result.json", "a") as file:
+        file.write('{"steps": 99, "task": {"epis')
+    record = RunRecord.read(run)
+    assert len(record.rows) == ITERATIONS
+    assert record.rows[0]["task/episodes"] == 700
+    assert record.column("steps")[-1] == ITERATIONS * STEPS_EACH
+    assert np.isnan(record.column("no/such/key")).all()
+
+
+def test_feedback_begins_where_the_phase_changes(record: RunRecord) -> None:
+    # 22 iterations of 22,500 steps end at 495,000; the 23rd crosses 500,000 and is the first with feedback.
+    assert record.feedback_from == 22 * STEPS_EACH
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a run's"):
+        RunRecord.read(tmp_path)
+
+
+def test_a_run_is_found_by_name_below_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "runs" / "quickstart", iterations=1)
+    monkeypatch.chdir(tmp_path)
+    assert find_run("quickstart") == Path("runs/quickstart")
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        find_run("quikstart")
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a/b/c": 1, "a/d": 2, "e": 3}
+
+
+# ------------------------------------------------------------------------------------------------ outcome
+
+
+def test_the_table_has_published_rows_first_and_unseen_starts_before_training_ones(record: RunRecord) -> None:
+    rows = outcome_rows(record)
+    assert [(r.source, r.cat_survived_pct, r.found_pct, r.mean_length) for r in rows[:3]] == [
+        ("published", 37.6, 99.0, 11.5),
+        ("published", 93.6, 89.9, 20.7),
+        ("published", 96.9, 94.1, 17.2),
+    ]
+    own = [(r.policy, r.starts, round(r.cat_survived_pct, 1), r.labels, r.headline) for r in rows[3:]]
+    assert own == [
+        ("task reward only", "starts never trained on", 40.1, 0, True),
+        ("+ judge feedback", "starts never trained on", 98.5, 485, True),
+        ("task reward only", "training starts", 39.5, 0, False),
+        ("+ judge feedback", "training starts", 99.0, 485, False),
+    ]
+    assert [r.steps for r in rows[3:5]] == [500_000, 2_700_000]
+
+
+def test_the_headline_names_before_and_after_on_unseen_starts(record: RunRecord) -> None:
+    said = headline(record)
+    assert "98.5 %" in said
+    assert "(40.1 % before feedback)" in said
+    assert "99.1 %" in said
+
+
+def test_no_feedback_learned_is_said_in_large_letters(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", summary={**SUMMARY, "status": "no_feedback_learned"})
+    record = RunRecord.read(run)
+    assert headline(record).startswith("NO FEEDBACK WAS LEARNED FROM")
+    assert 'class="shout"' in render_report(record)
+
+
+def test_statements_say_who_judged_and_that_prices_are_as_if(record: RunRecord) -> None:
+    said = " ".join(statements(record))
+    assert "built-in judge (profile gpt-4o-mini-2024)" in said
+    assert "Prices are as-if" in said
+    assert "never saw" in said
+
+
+def test_a_hosted_judge_is_named_and_its_prices_are_real(tmp_path: Path) -> None:
+    judge = {"kind": "chat", "model": "some-model-2026-01-01", "profile": None, "as_if": False}
+    run = write_run(tmp_path / "r", summary={**SUMMARY, "judge": judge})
+    (run / "config.yaml").write_text(dump_config(load_config("homegrid-openai")))
+    said = " ".join(statements(RunRecord.read(run)))
+    assert "some-model-2026-01-01" in said
+    assert "as-if" not in said
+
+
+def test_the_terminal_table_shows_the_same_figures(record: RunRecord) -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(outcome_table(record))
+    text = console.export_text()
+    for figure in ("37.6", "96.9", "40.1", "98.5", "12.1", "2,700,000"):
+        assert figure in text
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_page_is_self_contained(run: Path) -> None:
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = Page(path.read_text())
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert page.loads
+    assert all(url.startswith(("data:image/", "#")) for url in page.loads)
+    assert "url(http" not in path.read_text()
+    assert sum(url.startswith("data:image/gif") for url in page.loads) == 4
+    assert page.tags.count("svg") == 5
+    assert not list(run.glob("*.part"))
+
+
+def test_the_page_says_what_matters(record: RunRecord) -> None:
+    text = Page(render_report(record)).text
+    for words in ("Prices are as-if", "built-in judge", "98.5", "37.6", "Reward", "USD 0.970 of 5.00", "total_steps"):
+        assert words.lower() in text.lower()
+
+
+def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", summary={**SUMMARY, "name": "<script>alert(1)</script>"})
+    text = render_report(RunRecord.read(run))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def partial_runs(folder: Path) -> Iterator[tuple[str, Path]]:
+    yield "no summary, as if killed", write_run(folder / "killed", summary=None)
+    yield (
+        "interrupted in the task phase",
+        write_run(
+            folder / "early",
+            iterations=3,
+            summary={"status": "interrupted", "name": "early", "evaluation": {}, "phases": []},
+        ),
+    )
+    task_only = write_run(folder / "task", iterations=10, summary=None)
+    (task_only / "config.yaml").write_text(dump_config(Config()))
+    evaluation = {"train": {"episodes": 100, "found": 0.99, "cat_survived": 0.4, "mean_length": 10.0}}
+    (task_only / "summary.json").write_text(
+        json.dumps({"status": "done", "name": "task", "steps": 225_000, "evaluation": evaluation, "phases": [],
+                    "labels": None, "spend_usd": None, "cap_usd": None, "judge": {"kind": "none"},
+                    "reward_model": None})
+    )  # fmt: skip
+    yield "task only", task_only
+    bare = folder / "bare"
+    bare.mkdir()
+    (bare / "config.yaml").write_text("run: {name: bare}\n")
+    yield "config only", bare
+    alien = folder / "alien"
+    alien.mkdir()
+    (alien / "config.yaml").write_text("a_key_of_another_version: 1\n")
+    (alien / "result.json").write_text(json.dumps(row(3)) + "\n" + json.dumps([1, 2]) + "\n\n")
+    (alien / "summary.json").write_text("{torn")
+    (alien / "labels.sqlite").write_bytes(b"not a database")
+    yield "another version's, with a damaged store", alien
+    headless = folder / "headless"
+    headless.mkdir()
+    (headless / "result.json").write_text("")
+    yield "an empty result.json", headless
+
+
+def test_a_run_with_missing_parts_still_gets_its_page(tmp_path: Path) -> None:
+    for what, run in partial_runs(tmp_path):
+        text = Page(write_report(run).read_text()).text
+        assert run.name in text, what
+        assert not re.search(r"\bnan\b|None %|\bnull\b.*%", text.split("The whole configuration")[0]), what
+        assert headline(RunRecord.read(run)), what
+
+
+def test_a_task_only_run_claims_no_feedback(tmp_path: Path) -> None:
+    run = dict(partial_runs(tmp_path))["task only"]
+    text = Page(render_report(RunRecord.read(run))).text
+    assert "No judge was asked" in text
+    assert "built-in judge" not in text
+    assert "99.0 % of episodes" in text
+
+
+def test_the_command_prints_where_the_page_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+
+
+# ------------------------------------------------------------------------------------------------ charts
+
+
+def test_smoothing_leaves_nan_out_and_is_centred() -> None:
+    values = np.array([np.nan, 1.0, np.nan, 4.0, np.nan, np.nan, np.nan])
+    assert np.allclose(charts.smooth(values, over=3), [1.0, 1.0, 2.5, 4.0, 4.0, np.nan, np.nan], equal_nan=True)
+
+
+def test_wilson_interval_against_a_worked_example() -> None:
+    # 8 of 10 (Wilson 1927, z = 1.96): 0.4902 to 0.9433.
+    low, high = charts.wilson(np.array([0.8, 0.8]), np.array([10.0, np.nan]))
+    assert np.allclose(low, [0.4902, 0.0], atol=5e-5)
+    assert np.allclose(high, [0.9433, 1.0], atol=5e-5)
+
+
+def test_versions_are_taken_when_first_seen(record: RunRecord) -> None:
+    versions = charts.reward_model_versions(record)
+    assert [v for v, _, _ in versions] == list(range(1, 24))
+    assert versions[0][1] == pytest.approx(0.8 + 0.004 * 4)  # version 1 is first seen in iteration 30
+
+
+# ------------------------------------------------------------------------------------------------ live view
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(view: LiveView) -> str:
+    console = Console(width=140, force_terminal=False)
+    with console.capture() as capture:
+        console.print(view.render())
+    return capture.get()
+
+
+def test_the_view_shows_every_figure_and_the_time_left() -> None:
+    clock = Clock()
+    view = LiveView("made-up", Console(file=io.StringIO(), force_terminal=False), clock)
+    view.update(row(59))
+    clock.now = 30.0
+    view.update(row(69))  # ten iterations in 30 s: 50 more take 150 s
+    text = shown(view)
+    for words in (
+        "1,575,000 of 2,700,000 steps", "58 %", "2:30 left", "truth, audit only", "fruit found 99.7 %",
+        "labels 235 (265 left)", "USD 0.470 of 5.00", "version 10", "97.2 % of 47 held-out labels", "gate open",
+        "direct 2.0 %", "distilled 94.0 %", "task only 3.9 %",
+    ):  # fmt: skip
+        assert words in text
+    clock.now = 50.0
+    assert "2:10 left" in shown(view)  # it counts down between rows
+
+
+def test_a_row_without_figures_shows_dashes() -> None:
+    view = LiveView("empty", Console(file=io.StringIO(), force_terminal=False), Clock())
+    view.update({})
+    assert "nan" not in shown(view)
+    assert "nan" not in plain_line({"steps": math.nan, "feedback/labels": 0}, math.nan)
+
+
+def test_outside_a_terminal_there_is_one_plain_line_each_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    view = LiveView("made-up", Console(force_terminal=False, width=80), clock)
+    with view:
+        for i in range(25):  # a row a second: lines at 0, 10 and 20 s
+            clock.now = float(i)
+            view.update(row(i + 30))
+        view.update(row(ITERATIONS - 1))  # and one at the end
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("697,500/2,700,000 steps; feedback phase;")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_the_last_known_figure_stays_in_view() -> None:
+    view = LiveView("made-up", Console(file=io.StringIO(), force_terminal=False), Clock())
+    view.update(row(40))
+    view.update({**row(41), "rm": {"version": 3, "heldout_n": 18}, "truth": {"found": math.nan}})
+    assert "85.6 % of 18 held-out labels" in shown(view)
+    assert "fruit found 99.7 %" in shown(view)
