@@ -369,6 +369,10 @@ class FeedbackLoop:
             pool = self._pool
             self._guarded(lambda: pool.wait(deadline_s))
 
+    def pool_stats(self) -> Any:
+        """The pool's account; None where nothing is asked."""
+        return None if self._pool is None else self._pool.stats()
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()

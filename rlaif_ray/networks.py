@@ -14,15 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
 from rlaif_ray.types import Array
 
-__all__ = ["NETWORKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy"]
+__all__ = ["NETWORKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]
 
 POLICY_FILE = "policy.pt"
 
@@ -49,6 +51,19 @@ class NetworkSpec:
     def from_json(text: str) -> NetworkSpec:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         return NetworkSpec(**fields)
+
+
+def spec_for(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> NetworkSpec:
+    """What network fits these spaces. Raises ConfigError for spaces that PPO's columns do not support."""
+    if not isinstance(obs, gym.spaces.Box):
+        raise ConfigError(f"env: got observations {obs}, allowed are Box (flatten others with a Gymnasium wrapper)")
+    shape = tuple(int(n) for n in obs.shape)
+    if isinstance(act, gym.spaces.Discrete):
+        return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n))
+    if isinstance(act, gym.spaces.Box) and len(act.shape) == 1 and act.is_bounded():
+        low, high = tuple(map(float, act.low)), tuple(map(float, act.high))
+        return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high)
+    raise ConfigError(f"env: got actions {act}, allowed are Discrete and bounded one-dimensional Box")
 
 
 def _dense(sizes: Sequence[int]) -> nn.Sequential:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
@@ -16,23 +15,10 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from rlaif_ray.columns import Acted
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError, UnknownNameError
-from rlaif_ray.networks import NETWORKS, ActorCritic, NetworkSpec, choose, to_world
+from rlaif_ray.networks import NETWORKS, ActorCritic, NetworkSpec, choose, spec_for, to_world
 from rlaif_ray.types import Array
 
-__all__ = ["ActorCriticModule", "ModuleActor", "module_spec", "network_spec"]
-
-
-def network_spec(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> NetworkSpec:
-    """What network fits these spaces. Raises ConfigError for spaces that PPO's columns do not support."""
-    if not isinstance(obs, gym.spaces.Box):
-        raise ConfigError(f"env: got observations {obs}, allowed are Box (flatten others with a Gymnasium wrapper)")
-    shape = tuple(int(n) for n in obs.shape)
-    if isinstance(act, gym.spaces.Discrete):
-        return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n))
-    if isinstance(act, gym.spaces.Box) and len(act.shape) == 1 and act.is_bounded():
-        low, high = tuple(map(float, act.low)), tuple(map(float, act.high))
-        return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high)
-    raise ConfigError(f"env: got actions {act}, allowed are Discrete and bounded one-dimensional Box")
+__all__ = ["ActorCriticModule", "ModuleActor", "module_spec"]
 
 
 def module_spec(policy: PolicyConfig) -> RLModuleSpec:
@@ -63,7 +49,7 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
     def setup(self) -> None:
         policy = PolicyConfig.model_validate(self.model_config["policy"])
-        self.network = ActorCritic(network_spec(policy, self.observation_space, self.action_space))
+        self.network = ActorCritic(spec_for(policy, self.observation_space, self.action_space))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
         logits, value, embedding = self.network(batch[Columns.OBS])

@@ -6,6 +6,7 @@ The learner, its loss, its checkpoints and Tune are RLlib's own. What differs is
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
-from rlaif_ray.networks import save_policy
+from rlaif_ray.networks import Policy, save_policy
 from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.types import Rollout
 
@@ -45,6 +46,13 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def get_default_config(cls) -> FeedbackPPOConfig:
         return FeedbackPPOConfig(algo_class=cls)
 
+    def _setup_logdir(self) -> None:
+        """A single run has its folder already; Tune gives its trials theirs."""
+        if self._storage is None and self.config.run_path:
+            self._logdir = self.config.run_path
+        else:
+            super()._setup_logdir()
+
     def setup(self, config: FeedbackPPOConfig) -> None:
         """Build RLlib's parts, then wire the rooms together: the only place that knows them all."""
         self.rlaif: Config = config.to_config()
@@ -55,7 +63,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._steps = 0
         self._carry: dict[str, np.ndarray[Any, Any]] = {}
         self._lost_steps = 0
-        self._figures: dict[str, dict[str, float]] = {}
+        self._figures: dict[str, Any] = {}
         self._clock: dict[str, float] = {}
         self._rng = np.random.default_rng([self.rlaif.run.seed, 2])
         self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
@@ -64,7 +72,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         # Imported here: a run on the task reward alone needs neither HTTP clients nor the reward model's nets.
         from rlaif_ray.feedback.pool import FeedbackPool
         from rlaif_ray.feedback.select import choose
-        from rlaif_ray.reward_model.actor import RewardModelClient
+        from rlaif_ray.reward_model.actor import LocalRewardModel, RewardModelClient
         from rlaif_ray.reward_model.model import RewardModel
 
         config = self.rlaif
@@ -80,14 +88,24 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if config.uses_reward_model:
             space = self.spaces[DEFAULT_MODULE_ID][0]
             device = "cuda" if self.config.num_gpus_per_learner else "cpu"
-            trainer = RewardModelClient(
-                config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device
-            )  # fmt: skip
+            # Without remote runners a run is to be the same twice: labels are fitted here, in turn, not as they come.
+            learns = RewardModelClient if config.resources.env_runners else LocalRewardModel
+            trainer = learns(config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device)
         return FeedbackLoop(config, pool, trainer, choose=choose, load=RewardModel.from_state)
 
     @property
+    def steps(self) -> int:
+        """Environment steps sampled in this run's life."""
+        return self._steps
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps that were sampled and never learned from: a runner died, a run was resumed or waited."""
+        return self._lost_steps
+
+    @property
     def run_path(self) -> Path:
-        return Path(self.config.run_path or self.logdir)
+        return Path(self.logdir)
 
     @property
     def run_id(self) -> str:
@@ -224,7 +242,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             **self.loop.end_iteration(self._steps),
             "time": {**self._clock, "iteration_s": sum(self._clock.values())},
         }
-        self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))  # type: ignore[assignment]
+        self._figures["iteration_steps"] = steps
+        self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))
 
     def _truth(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         if self.rlaif.env.id == "custom":
@@ -286,13 +305,19 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         from rlaif_ray.feedback.store import LabelStore
 
         with LabelStore(self.store_path) as store:
-            return [(episode, value) for episode, value in store.labelled_episodes(run=self.run_id)]
+            labels = store.labels(run=self.run_id)
+            return [(store.episode_of(one), one.value) for one in labels if one.value is not None]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
         module = self.get_learner_module()
         if hasattr(module, "network"):
             save_policy(Path(checkpoint_dir), module.network)
+
+    def policy(self) -> Policy | None:
+        """A copy of the policy as it is now; None for a network of the user's own."""
+        network = getattr(self.get_learner_module(), "network", None)
+        return None if network is None else Policy(copy.deepcopy(network).cpu())
 
     def get_learner_module(self) -> Any:
         """The policy's RLModule with the learner's weights, on the CPU; None where it can't be had."""

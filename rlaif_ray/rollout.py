@@ -37,7 +37,8 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from rlaif_ray.columns import ColumnSampler, run_episodes
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.policy import ModuleActor, network_spec
+from rlaif_ray.networks import spec_for
+from rlaif_ray.policy import ModuleActor
 from rlaif_ray.types import Rollout
 
 __all__ = ["ColumnarEnvRunner"]
@@ -100,7 +101,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self.module = spec.build()
         if self.env is not None:
             policy = PolicyConfig.model_validate(self.config.rlaif["policy"])
-            probe = network_spec(_any_network(policy), self.env.single_observation_space, self.env.single_action_space)
+            probe = spec_for(_any_network(policy), self.env.single_observation_space, self.env.single_action_space)
             self._actor = ModuleActor(self.module, probe, self._runner_seed)
 
     def sample(
@@ -187,7 +188,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
             return {}
         return {
             "actor": self._actor.rng.get_state().numpy(),
-            "env": self.env.unwrapped.np_random.bit_generator.state,
+            "env": [generator.bit_generator.state for generator in _generators(self.env)],
             "next_id": self._sampler.counter(),
         }
 
@@ -197,7 +198,8 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
             return 0
         self._actor.rng.set_state(torch.from_numpy(np.array(state["actor"])))
         self._sampler.set_counter(state["next_id"])
-        self.env.unwrapped.np_random.bit_generator.state = state["env"]
+        for generator, stored in zip(_generators(self.env), state["env"], strict=True):
+            generator.bit_generator.state = stored
         return self._sampler.reset(None, self._weights_seq_no)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -222,6 +224,12 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         if episodes:
             log(EPISODE_LEN_MEAN, float(np.mean(np.concatenate([r.episodes.lengths for r in rollouts]))), window=1)
             log(EPISODE_RETURN_MEAN, float(np.concatenate([r.episodes.task_return for r in rollouts]).mean()), window=1)
+
+
+def _generators(env: Any) -> tuple[np.random.Generator, ...]:
+    """The generator of a vector environment, or those of its environments."""
+    found = env.unwrapped.np_random
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _any_network(policy: PolicyConfig) -> PolicyConfig:

@@ -406,6 +406,10 @@ class VectorWorld(Protocol):
 class EpisodeRenderer(Protocol):
     """Draws recorded states, late and elsewhere. Picklable."""
 
+    @property
+    def palette(self) -> Array:
+        """(P, 3) uint8 RGB of the indices that ``frames`` returns; (0, 3) where it returns RGB."""
+
     def frames(self, states: Array) -> Array:
         """(T+1, K) states -> (T+1, H, W) uint8 palette indices, or (T+1, H, W, 3) uint8 RGB."""
 

@@ -1,0 +1,93 @@
+"""Checkpoint folders: written whole or not at all, and known for what they are before anything is restored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray.config import Config, dump_config, load_config
+from rlaif_ray.errors import CheckpointError, ConfigError
+
+__all__ = ["check_checkpoint", "checkpoint_config", "prune", "write_checkpoint"]
+
+MANIFEST = "manifest.json"
+LAST = "last"
+
+
+def write_checkpoint(
+    folder: Path, name: str, config: Config, save: Callable[[str], None], facts: dict[str, Any]
+) -> Path:
+    """Write ``folder/name`` by ``save(path)`` and point ``folder/last`` at it.
+
+    It is written beside its place and renamed when complete: whoever is killed half-way leaves the last one whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final, writing = folder / name, folder / f".writing-{name}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    save(str(writing))
+    (writing / "config.yaml").write_text(dump_config(config))
+    files = {str(p.relative_to(writing)): _fingerprint(p) for p in sorted(writing.rglob("*")) if p.is_file()}
+    (writing / MANIFEST).write_text(json.dumps({"kind": "rlaif_ray checkpoint", "facts": facts, "files": files}))
+    if final.exists():
+        shutil.rmtree(final)
+    writing.rename(final)
+    link = folder / f".{LAST}-new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name, target_is_directory=True)
+    os.replace(link, folder / LAST)
+    return final
+
+
+def check_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint's folder (``path`` itself, or the newest of a run's folder) and the facts written with it.
+
+    Raises CheckpointError: not there, not a checkpoint, or a file is missing, truncated or changed.
+    """
+    for candidate in (path, path / "checkpoints" / LAST, path / LAST):
+        if (candidate / MANIFEST).is_file():
+            break
+    else:
+        what = "does not exist" if not path.exists() else "is not a checkpoint (it has no manifest.json)"
+        raise CheckpointError(f"checkpoint {str(path)!r} {what}; expected a folder runs/NAME/checkpoints/NAME")
+    try:
+        manifest = json.loads((candidate / MANIFEST).read_text())
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"checkpoint {str(candidate)!r}: manifest.json is damaged") from None
+    for name, want in files.items():
+        file = candidate / name
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {str(candidate)!r} is incomplete: {name} is missing")
+        size = file.stat().st_size
+        if size != want["bytes"]:
+            raise CheckpointError(f"checkpoint {str(candidate)!r}: {name} has {size} bytes, expected {want['bytes']}")
+        if _fingerprint(file) != want:
+            raise CheckpointError(f"checkpoint {str(candidate)!r}: {name} is not what was written")
+    return candidate.resolve(), manifest["facts"]
+
+
+def checkpoint_config(path: Path) -> Config:
+    """The config a checkpoint was written under. Raises CheckpointError."""
+    try:
+        return load_config(str(path / "config.yaml"))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from None
+
+
+def prune(folder: Path, prefix: str, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints called ``prefix...``; never the one ``last`` points at."""
+    last = (folder / LAST).resolve()
+    found = sorted(p for p in folder.glob(f"{prefix}*") if p.is_dir() and p.resolve() != last)
+    spare = max(0, len(found) - max(0, keep - 1))
+    for path in found[:spare]:
+        shutil.rmtree(path)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -1,0 +1,397 @@
+"""One training run, from its config to its summary: check, build, train in phases, checkpoint, evaluate, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray import envs
+from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
+from rlaif_ray.config import Config, dump_config, load_config
+from rlaif_ray.errors import CheckpointError, ConfigError
+from rlaif_ray.evaluation import World, evaluate_policy, write_gifs
+from rlaif_ray.machine import PeakMemory
+from rlaif_ray.networks import Policy, load_policy
+from rlaif_ray.runlog import RunLog
+
+__all__ = ["RunOutcome", "evaluate", "preflight", "train"]
+
+Monitor = Callable[[dict[str, Any]], None]
+EVALUATION_SEED = 10_000  # not a training seed anybody picks
+GIFS = 4  # starts shown before and after; the first that the seed gives, not chosen
+DRAIN_S = 8.0  # at a normal end, answers still out are waited for this long
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended. ``exit_code``: 0 done or stopped cleanly, 1 failed or no feedback was learned."""
+
+    path: Path
+    summary: dict[str, Any]
+    exit_code: int
+
+
+# ------------------------------------------------------------------------------------------------ before
+
+
+def preflight(config: Config) -> None:
+    """Everything that can be known to be wrong before Ray is started or a cent is spent.
+
+    Raises ConfigError and its kinds, JudgeError and its kinds.
+    """
+    from rlaif_ray.columns import ColumnSampler
+
+    spec = envs.env_spec(config.env.id)
+    for options in ({}, *config.env.evaluate_options.values()):
+        env = envs.make_vec(config.env.id, 1, {**config.env.options, **options})
+        ColumnSampler(env)
+        _check_network(config, env)
+        env.close()
+    if config.asks:
+        if spec.renderer is None:
+            raise ConfigError(
+                f"env.id: got {config.env.id!r}, which can't draw its episodes; allowed with mix.source "
+                f"{config.mix.source!r} are worlds registered with a renderer"
+            )
+        if config.judge.kind == "builtin" and not spec.reader:
+            raise ConfigError(
+                f"judge.kind: got 'builtin' for {config.env.id!r}, which has no reader of its pictures; allowed: 'chat'"
+            )
+        from rlaif_ray.feedback.check import ping
+
+        ping(config)
+
+
+def _check_network(config: Config, env: Any) -> None:
+    if ":" in config.policy.network:
+        return  # an RLModule of the user's own; RLlib builds it
+    from rlaif_ray.networks import spec_for
+
+    spec_for(config.policy, env.single_observation_space, env.single_action_space)
+
+
+# ------------------------------------------------------------------------------------------------ train
+
+
+def train(
+    config: Config,
+    *,
+    resume: Path | None = None,
+    monitor: Monitor | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> RunOutcome:
+    """Run to ``run.total_steps``, or until ``stop()``; go on from ``resume`` (a run's folder) where given.
+
+    Raises ConfigError, CheckpointError and JudgeError before anything has started.
+    """
+    path, checkpoint = Path(config.run.dir) / config.run.name, None
+    if resume is not None:
+        path = resume
+        checkpoint, _ = check_checkpoint(resume)
+        config = _resumed_config(resume, config)
+    elif (path / "config.yaml").exists():
+        raise ConfigError(
+            f"run.name: got {config.run.name!r}, but {str(path)!r} holds a run already; go on with `--resume {path}` "
+            "or choose another --run.name"
+        )
+    preflight(config)
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run.dir: got {config.run.dir!r}, which can't be written: {error.strerror}") from None
+    (path / "config.yaml").write_text(dump_config(config))
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        stack.enter_context(_quiet(path / "log.txt"))
+        judged = stack.enter_context(_judge(config))
+        stack.enter_context(_ray(config))
+        run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory)
+        return run.go(checkpoint)
+
+
+def _resumed_config(run: Path, config: Config) -> Config:
+    """The run's own config; only where and how long it runs may differ."""
+    stored = load_config(str(run / "config.yaml"))
+    steps = max(stored.run.total_steps, config.run.total_steps if config.run.name == stored.run.name else 0)
+    return stored.model_copy(update={"run": stored.run.model_copy(update={"total_steps": steps})})
+
+
+@dataclass
+class _Run:
+    """The course of one run. Truth is evaluated at phase ends and steers nothing."""
+
+    config: Config
+    path: Path
+    monitor: Monitor
+    stop: Callable[[], bool]
+    memory: PeakMemory
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    earlier_wall_s: float = 0.0
+
+    def go(self, checkpoint: Path | None) -> RunOutcome:
+        self.began = self.saved_at = time.monotonic()
+        self.algorithm = self._build()
+        self.log = RunLog(self.path, self.config)
+        try:
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            self._train()
+            stopped = self.stop()
+            if not stopped:
+                self.algorithm.loop.drain(DRAIN_S)
+            self._checkpoint(f"step-{self.algorithm.steps:09d}")
+            summary = self._summary("interrupted" if stopped else self._status())
+            return self._finish(summary, evaluate=not stopped)
+        except BaseException:
+            self._write_summary(self._summary("failed"))
+            raise
+        finally:
+            self.log.close()
+            self.algorithm.stop()
+
+    def _build(self) -> Any:
+        from rlaif_ray.ppo import FeedbackPPO
+        from rlaif_ray.ppo_config import FeedbackPPOConfig
+
+        ppo = FeedbackPPOConfig.from_config(self.config)
+        ppo.run_path = str(self.path)
+        algorithm = FeedbackPPO(ppo)
+        algorithm.stop_requested = self.stop
+        return algorithm
+
+    def _restore(self, checkpoint: Path) -> None:
+        _, facts = check_checkpoint(checkpoint)
+        self.algorithm.load_checkpoint(str(checkpoint))
+        self.phases, self.earlier_wall_s = list(facts["phases"]), float(facts["wall_s"])
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def _train(self) -> None:
+        run, mix = self.config.run, self.config.mix
+        while self.algorithm.steps < run.total_steps and not self.stop():
+            row = self.algorithm.train()
+            row = _plain(row) | {"wall_s": self._wall_s()}
+            steps = self.algorithm.steps
+            if self._task_phase_ended(steps):
+                self._end_phase("task", steps)
+                row["eval"] = self.phases[-1]["evaluation"]
+            elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
+                row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
+            if time.monotonic() - self.saved_at > run.checkpoint_every_s:
+                self._checkpoint(f"step-{steps:09d}")
+                prune(self.path / "checkpoints", "step-", run.keep_checkpoints)
+            self.log.write(row)
+            self.monitor(row)
+        if not self.stop() and mix.source == "none" and not self.phases:
+            self._end_phase("task", self.algorithm.steps)
+
+    def _task_phase_ended(self, steps: int) -> bool:
+        mix = self.config.mix
+        return mix.source != "none" and mix.start_step > 0 and steps >= mix.start_step and not self.phases
+
+    def _end_phase(self, name: str, steps: int) -> None:
+        policy = self.algorithm.policy()
+        evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
+        self.phases.append({"name": name, "steps": steps, "wall_s": self._wall_s(), "evaluation": evaluation})
+        self._checkpoint(f"phase-{name}")
+
+    def _checkpoint(self, name: str) -> None:
+        facts = {"steps": self.algorithm.steps, "wall_s": self._wall_s(), "phases": self.phases}
+        write_checkpoint(self.path / "checkpoints", name, self.config, self.algorithm.save_checkpoint, facts)
+        self.saved_at = time.monotonic()
+
+    def _world(self, options: Mapping[str, Any]) -> World:
+        return World(self.config.env.id, {**self.config.env.options, **options})
+
+    def _evaluate(self, policy: Policy | None, episodes: int) -> dict[str, Any]:
+        if policy is None or not episodes:
+            return {}
+        named = self.config.env.evaluate_options or {"train": {}}
+        return {
+            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED)
+            for name, options in named.items()
+        }
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def _status(self) -> str:
+        """``done``, or ``no_feedback_learned`` where feedback was wanted and no episode was ever paid by it."""
+        totals = self.algorithm.loop.totals
+        learned = totals["direct"] + totals["distilled"]
+        return "no_feedback_learned" if self.config.asks and not learned else "done"
+
+    def _finish(self, summary: dict[str, Any], *, evaluate: bool) -> RunOutcome:
+        if evaluate:
+            policy = self.algorithm.policy()
+            summary["evaluation"] = self._evaluate(policy, self.config.run.evaluate_episodes)
+            if self.config.mix.source != "none":
+                phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
+                self.phases.append({**phase, "evaluation": summary["evaluation"]})
+            self._gifs(policy)
+        summary.update(phases=self.phases, wall_s=self._wall_s(), peak_memory_gb=self.memory.peak_gb())
+        self._write_summary(summary)
+        return RunOutcome(self.path, summary, 1 if summary["status"] == "no_feedback_learned" else 0)
+
+    def _gifs(self, policy: Policy | None) -> None:
+        named = self.config.env.evaluate_options
+        world = self._world(next(iter(named.values())) if named else {})
+        before = self.path / "checkpoints" / "phase-task"
+        for name, one in (("before", load_policy(before) if before.exists() else None), ("after", policy)):
+            if one is not None:
+                write_gifs(one, world, GIFS, self.path / "media", name=name, seed=EVALUATION_SEED)
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        loop, judge = self.algorithm.loop, self.config.judge
+        totals = loop.totals
+        episodes = max(1, sum(totals.values()))
+        stats = loop.pool_stats()
+        report = loop.report
+        return {
+            "status": status,
+            "name": self.config.run.name,
+            "seed": self.config.run.seed,
+            "steps": self.algorithm.steps,
+            "total_steps": self.config.run.total_steps,
+            "lost_steps": self.algorithm.lost_steps,
+            "wall_s": self._wall_s(),
+            **{key: getattr(stats, key, None) for key in ("labels", "abstained", "replayed", "spend_usd", "cap_usd")},
+            "judge": {
+                "kind": judge.kind if self.config.asks else "none",
+                "model": judge.model,
+                "profile": judge.profile if judge.kind == "builtin" else None,
+                "as_if": judge.kind == "builtin",
+                "error": str(loop.judge_error) if loop.judge_error else None,
+            },
+            "reward_model": {
+                "version": loop.version,
+                "heldout_accuracy": report.heldout_accuracy if report else None,
+                "heldout_n": report.heldout_n if report else 0,
+                "gate_open": loop.version > 0,
+                "reason": report.reason if report else "",
+            },
+            "provenance": {name: count / episodes for name, count in totals.items()},
+            "evaluation": {},
+            "phases": self.phases,
+            "peak_memory_gb": self.memory.peak_gb(),
+        }
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        (self.path / "summary.json").write_text(json.dumps(_plain(summary), indent=1) + "\n")
+
+    def _wall_s(self) -> float:
+        return self.earlier_wall_s + time.monotonic() - self.began
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    episodes: int = 2_000,
+    options: Mapping[str, Any] | None = None,
+    deterministic: bool = False,
+    seed: int = EVALUATION_SEED,
+) -> dict[str, Any]:
+    """True outcomes of a checkpoint's policy (of a run's newest where given a run). Needs no Ray.
+
+    Raises CheckpointError, ConfigError.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes: got {episodes}, allowed are 1 or more")
+    folder, _ = check_checkpoint(checkpoint)
+    config = checkpoint_config(folder)
+    if not (folder / "policy.pt").exists():
+        raise CheckpointError(f"checkpoint {str(folder)!r} holds a network of the user's own; evaluate it with RLlib")
+    policy = load_policy(folder)
+    world = World(config.env.id, {**config.env.options, **(options or {})})
+    return evaluate_policy(policy, world, episodes, deterministic=deterministic, seed=seed)
+
+
+# ------------------------------------------------------------------------------------------------ surroundings
+
+
+@contextlib.contextmanager
+def _judge(config: Config) -> Iterator[Config]:
+    """The built-in judge, served on loopback while the run lasts; any other is somebody else's to run."""
+    if not config.asks or config.judge.kind != "builtin":
+        yield config
+        return
+    from rlaif_ray.feedback.builtin import BuiltinJudge
+
+    server = BuiltinJudge(
+        profile=config.judge.profile, reader=envs.env_spec(config.env.id).reader, seed=config.run.seed
+    )
+    url = server.start()
+    try:
+        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _ray(config: Config) -> Iterator[None]:
+    """A Ray of our own on this machine, or the cluster at ``resources.address``; one already joined is left alone."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if config.resources.address:
+        ray.init(address=config.resources.address, log_to_driver=False, configure_logging=False)
+    else:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
+            object_store_memory=config.resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """What libraries say on standard error goes to the run's log: the terminal belongs to the live view.
+
+    Ray's own processes write there from C++, so the file descriptor is what has to be turned.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with open(log, "a", buffering=1) as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _plain(value: Any) -> Any:
+    """The same with plain Python numbers, so that any reader of JSON takes it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "size", 2) == 1:
+        return item()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:
+    return steps // every > (steps - int(row.get("iteration_steps", 0))) // every
