@@ -92,6 +92,8 @@ class Questioner:
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
+        self._gate = asyncio.Semaphore(-(-config.feedback.concurrency // config.feedback.pool_actors))
+        self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
     async def prepare(self, key: SecretStr | None) -> str:
         """Take the API key, which travels in this call alone, and connect; returns who this process is."""
@@ -100,11 +102,12 @@ class Questioner:
         self._asker = Asker(
             self._judge, self._store, Caps.of(self._config.budget), self._config.judge, rate_share=1.0 / actors
         )
-        self._gate = asyncio.Semaphore(max(1, -(-self._config.feedback.concurrency // actors)))
+        self._prepared.set()
         return owner_id()
 
     async def ask(self, episode: Episode, step: int, inclusion_probability: float) -> Answered:
         """One episode from states to label. Never raises: one question gone wrong is no reason to end the pool."""
+        await self._prepared.wait()
         async with self._gate:
             if self._stopped is not None:
                 return Answered(stop=self._stopped)

@@ -205,7 +205,7 @@ class FeedbackPool:
                 self._failed += 1
                 self._replace(worker)
             except RayError as error:
-                self._complain(str(error))
+                self._complain(str(getattr(error, "cause", error)))
 
     def _take(self, answered: Answered) -> None:
         if answered.label is not None:
