@@ -237,7 +237,7 @@ class RewardModelConfig(_Section):
     """Convolution channels."""
     hidden: PositiveInt = 64
     """Width of the head (`event-max`) or of the LSTM."""
-    lr: PositiveFloat = 3e-3
+    lr: PositiveFloat = 1e-2
     """Learning rate of a fit."""
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of a fit."""

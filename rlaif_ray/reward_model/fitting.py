@@ -20,7 +20,7 @@ from rlaif_ray.types import Array
 __all__ = ["TrainingSet", "fit_net"]
 
 FEWEST_BATCHES = 4  # of a pass: with few labels smaller batches, or a fit would end after a few dozen updates
-PATIENCE = 10  # passes without a better training loss
+PATIENCE = 20  # passes without a better training loss, which dropout makes noisy
 BETTER = 0.99  # of the best so far counts as better
 LR_FINAL = 0.05  # of the first learning rate, reached along a cosine
 GRAD_CLIP = 1.0
@@ -52,21 +52,28 @@ class TrainingSet:
 def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int) -> float:
     """Train ``net`` in place on the device it is on; returns the last pass's mean training loss (weighted).
 
-    The order of minibatches is set by ``seed``, ``data`` and nothing else.
+    Minibatches and dropout are set by ``seed`` and nothing else; PyTorch's own generators are left as they were.
     """
-    rng = np.random.default_rng(seed)
+    device = net.shift.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        net.train()
+        loss = _passes(net, data, config, np.random.default_rng(seed))
+        net.eval()
+    return loss
+
+
+def _passes(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, rng: np.random.Generator) -> float:
     batch = max(1, min(config.batch_size, math.ceil(len(data) / FEWEST_BATCHES)))
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _cosine(i / config.epochs))
     best, since, loss = math.inf, 0, math.nan
-    net.train()
     for _ in range(config.epochs):
         loss = _one_pass(net, data, optimiser, np.array_split(rng.permutation(len(data)), math.ceil(len(data) / batch)))
         schedule.step()
         best, since = (loss, 0) if loss < BETTER * best else (best, since + 1)
         if since >= PATIENCE:
             break
-    net.eval()
     return loss
 
 
