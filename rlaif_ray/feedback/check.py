@@ -1,0 +1,274 @@
+"""Look before spending: does the judge answer, what does it take, how fast, and what will it cost?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from rlaif_ray.config import Config
+from rlaif_ray.errors import (
+    AttemptFailed,
+    ConfigError,
+    JudgeError,
+    JudgeRejectsModel,
+    JudgeRejectsRequest,
+    JudgeUnreachable,
+    nearest,
+)
+from rlaif_ray.feedback.builtin.profile import load_profile
+from rlaif_ray.feedback.judge import ChatJudge, judge_from, key_for, model_name, request_body
+from rlaif_ray.feedback.prices import Price, image_tokens, price_of
+from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.question import Question, question_about
+from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Verdict
+
+__all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost", "ping"]
+
+_PING_S = 15.0
+_PING_RETRIES = 2
+# Three short answers in JSON. What a judge really writes is known from `usage` once it was asked.
+_ANSWER_TOKENS = 150
+_HOMEGRID_PX = (448, 384)
+_Body = dict[str, Any]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One episode put to the judge."""
+
+    name: Literal["median", "longest"]
+    steps: int
+    images: int
+    answer: str  # "approved", "rejected" or "abstained (reason)"
+    description: str
+    reasoning: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class JudgeCheck:
+    """What ``judge check`` found out, from two real answers."""
+
+    judge: str
+    base_url: str
+    price: Price
+    probes: tuple[Probe, ...]
+    takes_schema: bool
+    takes_images: bool  # as many as the longest episode sends
+    takes_parameters: bool  # temperature and seed
+    notes: tuple[str, ...]  # what it said about what it doesn't take
+    labels_per_minute: float
+    limited_by: str  # what holds the rate down
+    budget_labels: int | None
+    budget_minutes: float | None  # until the run's label budget is answered; None: no cap
+    budget_usd: float | None  # what these labels would cost, at the mean of the probes; an estimate
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run with this config would get answers."""
+        taken = self.takes_schema and self.takes_images and self.takes_parameters
+        return taken and any(not probe.answer.startswith("abstained") for probe in self.probes)
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What asking would cost. An estimate: a judge bills by its own count of tokens."""
+
+    questions: int
+    images_per_question: float
+    input_tokens_per_question: float
+    output_tokens_per_question: float
+    usd_per_question: float
+    usd: float
+    price: Price
+
+
+def ping(config: Config) -> None:
+    """Is the judge there, does it take the key, does it have the model? Asks no question and costs nothing.
+
+    Raises JudgeUnreachable, JudgeRejectsKey, JudgeRejectsModel; ConfigError, MissingKeyError.
+    """
+    asyncio.run(_ping(config))
+
+
+def check_judge(
+    config: Config, median_episode: Episode, longest_episode: Episode, renderer: EpisodeRenderer
+) -> JudgeCheck:
+    """Put two real episodes to the configured judge. Costs what two questions cost; stores nothing.
+
+    Raises JudgeError: it can't be used at all; ConfigError, MissingKeyError.
+    """
+    return asyncio.run(_check(config, {"median": median_episode, "longest": longest_episode}, renderer))
+
+
+def estimate_cost(
+    config: Config, lengths: Sequence[int], *, picture_px: tuple[int, int] = _HOMEGRID_PX
+) -> CostEstimate:
+    """What judging would cost, from episode lengths in steps: the label budget's number of questions about episodes
+    like these, or one about each where there is no such cap. Raises ConfigError: no lengths, or the price is unknown.
+    """
+    if not lengths:
+        raise ConfigError("estimate_cost: got no episode lengths, expected at least one")
+    judge, price, prompt = config.judge, price_of(config.judge), load_prompt(config.judge.prompt)
+    images = [min(length + 1, judge.max_images) for length in lengths]
+    builtin = judge.kind == "builtin"
+    each = load_profile(judge.profile).image_tokens if builtin else image_tokens(judge.model, judge.detail, picture_px)
+    mean_images = sum(images) / len(images)
+    into = (len(prompt.system) + len(prompt.user)) / 4 + each * mean_images
+    out = float(min(_ANSWER_TOKENS, judge.max_tokens))
+    questions = len(lengths) if config.budget.labels is None else config.budget.labels
+    usd = price.cost(1, 0) * into + price.cost(0, 1) * out
+    return CostEstimate(questions, mean_images, into, out, usd, usd * questions, price)
+
+
+async def _ping(config: Config) -> None:
+    hurried = config.judge.model_copy(update={"timeout_s": min(_PING_S, config.judge.timeout_s)})
+    judge = judge_from(hurried, key_for(hurried))
+    try:
+        models = await _patiently(judge.endpoint.models, _PING_RETRIES)
+        model = model_name(config.judge)
+        if not models or model in models:
+            return
+        if config.judge.local and config.judge.kind == "chat":
+            # Servers on this machine often answer under any name: only asking tells. One token, at no price.
+            body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+            await _patiently(lambda: judge.endpoint.chat(body), _PING_RETRIES)
+            return
+        guess = nearest(model, models)
+        raise JudgeRejectsModel(
+            f"judge.model: {config.judge.base_url} doesn't list {model!r}"
+            + (f"; did you mean {guess!r}?" if guess else f"; it lists {len(models)} others")
+        )
+    finally:
+        await judge.close()
+
+
+async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: EpisodeRenderer) -> JudgeCheck:
+    judge = judge_from(config.judge, key_for(config.judge))
+    prompt = load_prompt(config.judge.prompt)
+    probes: list[Probe] = []
+    left_out: dict[str, str] = {}
+    try:
+        for name, episode in episodes.items():
+            question = question_about(
+                episode,
+                renderer=renderer,
+                prompt=prompt,
+                judge=judge.identity,
+                max_images=config.judge.max_images,
+            )
+            outcome, refused = await _probe(judge, question, config.judge.retries)
+            left_out |= refused
+            probes.append(_as_probe(name, len(episode), question, outcome))
+        rate, limited_by = _rate(config, judge.endpoint.headers, probes)
+    finally:
+        await judge.close()
+    labels = config.budget.labels
+    return JudgeCheck(
+        judge=str(judge.identity),
+        base_url=config.judge.base_url,
+        price=judge.price,
+        probes=tuple(probes),
+        takes_schema="schema" not in left_out,
+        takes_images="images" not in left_out,
+        takes_parameters="parameters" not in left_out,
+        notes=tuple(left_out.values()),
+        labels_per_minute=rate,
+        limited_by=limited_by,
+        budget_labels=labels,
+        budget_minutes=None if labels is None else labels / rate,
+        budget_usd=None if labels is None else labels * sum(probe.cost_usd for probe in probes) / len(probes),
+    )
+
+
+async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Verdict | Abstention, dict[str, str]]:
+    """The outcome, and what had to be left out of the request for the server to take it (part -> what it said)."""
+    body = request_body(judge.config, question)
+    try:
+        return await _patiently(lambda: judge.ask_with(question, body), retries), {}
+    except JudgeRejectsRequest as error:
+        whole = error
+    for part, leave_out in _PARTS.items():
+        less = leave_out(body)
+        try:
+            return await _patiently(lambda less=less: judge.ask_with(question, less), retries), {part: str(whole)}  # type: ignore[misc]
+        except JudgeRejectsRequest:
+            continue
+    raise whole
+
+
+def _without(*names: str) -> Callable[[_Body], _Body]:
+    return lambda body: {key: value for key, value in body.items() if key not in names}
+
+
+def _with_two_images(body: _Body) -> _Body:
+    *before, user = body["messages"]
+    text, *pictures = user["content"]
+    return body | {"messages": [*before, user | {"content": [text, *pictures[:1], *pictures[-1:]]}]}
+
+
+_PARTS: Mapping[str, Callable[[_Body], _Body]] = {
+    "schema": _without("response_format"),
+    "parameters": _without("temperature", "seed"),
+    "images": _with_two_images,
+}
+
+
+async def _patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _Result:
+    try:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(retries + 1),
+            wait=wait_exponential_jitter(initial=0.5, max=10.0, jitter=0.5),
+            retry=retry_if_exception_type(AttemptFailed),
+            reraise=True,
+        ):
+            with attempt:
+                return await call()
+    except AttemptFailed as failure:
+        raise JudgeUnreachable(f"the judge doesn't answer: {failure}; check judge.base_url") from None
+    raise JudgeError("no attempt was made")
+
+
+def _as_probe(name: Any, steps: int, question: Question, outcome: Verdict | Abstention) -> Probe:
+    usage = outcome.usage
+    if isinstance(outcome, Abstention):
+        answer, description, reasoning = f"abstained ({outcome.reason})", outcome.detail, ""
+    else:
+        answer = "approved" if outcome.approved else "rejected"
+        description, reasoning = outcome.description, outcome.reasoning
+    images = len(question.frames)
+    return Probe(
+        name, steps, images, answer, description, reasoning,
+        usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.latency_s,
+    )  # fmt: skip
+
+
+def _rate(config: Config, headers: Mapping[str, str], probes: Sequence[Probe]) -> tuple[float, str]:
+    """Labels a minute, and what holds them down."""
+    latency_s = max(sum(probe.latency_s for probe in probes) / len(probes), 1e-3)
+    tokens = max(sum(probe.input_tokens + probe.output_tokens for probe in probes) / len(probes), 1.0)
+    rates = {"feedback.concurrency and its latency": 60.0 * config.feedback.concurrency / latency_s}
+    limits = {
+        "judge.requests_per_minute": (config.judge.requests_per_minute, 1.0),
+        "judge.tokens_per_minute": (config.judge.tokens_per_minute, tokens),
+        "the server's request limit": (_number(headers.get("x-ratelimit-limit-requests")), 1.0),
+        "the server's token limit": (_number(headers.get("x-ratelimit-limit-tokens")), tokens),
+    }
+    rates |= {name: limit / each for name, (limit, each) in limits.items() if limit}
+    slowest = min(rates, key=lambda name: rates[name])
+    return rates[slowest], slowest
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
