@@ -20,7 +20,7 @@ from rlaif_ray.cli.output import only_json, print_json
 __all__ = ["Finding", "doctor", "findings"]
 
 MEMORY_GB, DISK_GB, SHARED_GB = 6.0, 2.0, 0.6  # a Homegrid run's peak, its folder, Ray's object store
-KEYS = ("OPENAI_API_KEY", "WANDB_API_KEY", "MLFLOW_TRACKING_URI")
+KEYS = ("OPENAI_API_KEY", "WANDB_API_KEY")
 TESTED = "CPython 3.11 on Linux x86-64"
 Level = Literal["ok", "note", "bad"]
 

@@ -86,8 +86,10 @@ class Serve:
     """Port on 127.0.0.1; 0: any free one."""
     profile: str = "gpt-4o-mini-2024"
     """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, or path of a profile's YAML."""
+    env: Annotated[str, tyro.conf.arg(metavar="ID")] = "rlaif_ray/Homegrid-v0"
+    """World whose pictures it reads."""
     seed: int = 0
-    """Seed of the profile's errors and latencies."""
+    """Seed of the profile's errors, beside the seed of each request."""
 
 
 @dataclass(frozen=True)

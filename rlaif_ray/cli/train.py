@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from rlaif_ray.errors import ConfigError
 __all__ = ["StopSwitch", "train"]
 
 DEFAULT_PRESET = "homegrid"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RESUMABLE = ("run.total_steps",)  # what may differ when a run goes on
 
 
@@ -52,6 +54,19 @@ def _run_to_resume(command: Train) -> Path | None:
     return run
 
 
+def _ready_to_ask(config: Config, console: Console) -> None:
+    """Before a judge that costs money is asked: its key must be there, and what it may cost is said."""
+    if not config.asks or config.judge.local:
+        return
+    from rlaif_ray.cli.judge import estimate
+    from rlaif_ray.cli.sample import sample_episodes
+    from rlaif_ray.feedback.judge import key_for
+
+    key_for(config.judge)
+    for line in estimate(config, sample_episodes(config)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path, dict[str, object], int]:
     from rlaif_ray.report.live import LiveView
 
@@ -59,7 +74,11 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
     with LiveView(config.run.name, console) as view, stop.on_signals(view.say):
         from rlaif_ray import experiment  # brings torch and Ray: seconds, so the view is up first
 
-        outcome = experiment.train(config, resume=resume, monitor=view.update, stop=stop)
+        def monitor(row: dict[str, Any]) -> None:
+            stop.hold()
+            view.update(row)
+
+        outcome = experiment.train(config, resume=resume, monitor=monitor, stop=stop)
     return outcome.path, outcome.summary, outcome.exit_code
 
 
@@ -85,6 +104,7 @@ class StopSwitch:
 
     def __init__(self) -> None:
         self._on = False
+        self._say: Callable[[str], None] = print
 
     def __call__(self) -> bool:
         return self._on
@@ -92,18 +112,24 @@ class StopSwitch:
     @contextlib.contextmanager
     def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
         """While it lasts, SIGINT and SIGTERM turn the switch on, and ``say`` tells the user what happens now."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._on:
-                raise KeyboardInterrupt
-            self._on = True
-            say(
-                "Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once."
-            )
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._say = say
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.hold()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """Take the signals (again): starting Ray puts a handler of its own in place of that for SIGTERM."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._on:
+            raise KeyboardInterrupt
+        self._on = True
+        self._say(
+            "Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once."
+        )

@@ -34,6 +34,11 @@ class JudgedEpisode:
     sheet: str | None  # data URI of all frames as numbered tiles; None where the world can't be drawn
 
     @property
+    def is_long(self) -> bool:
+        """Its frames are shown folded."""
+        return self.steps + 1 > LONG
+
+    @property
     def usage(self) -> Usage:
         return self.label.outcome.usage
 

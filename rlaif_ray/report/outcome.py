@@ -18,7 +18,7 @@ from rlaif_ray.report.run import RunRecord
 
 __all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements"]
 
-STARTS = {"heldout": "starts never trained on", "train": "training starts", "all": "all starts"}
+STARTS = {"heldout": "unseen starts", "train": "training starts", "all": "all starts"}
 FIRST_STARTS = ("heldout", "all", "train")  # the honest ones first
 PHASES = {"task": "task reward only", "feedback": "+ judge feedback"}
 
@@ -115,8 +115,8 @@ def statements(record: RunRecord) -> list[str]:
     said += _about_judge(record, judge)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(
-            "Headline figures are on starts that training never saw (a seeded share of all reachable starts was held "
-            "out); figures on training starts stand beside them."
+            "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
+            "Figures on training starts stand beside them."
         )
     if PUBLISHED.get(record.config.env.id if record.config else ""):
         said.append(

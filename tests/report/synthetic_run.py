@@ -10,6 +10,7 @@ import numpy as np
 
 from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.envs.media import write_gif
+from rlaif_ray.types import Episode
 
 ITERATIONS = 120
 STEPS_EACH = 22_500
@@ -131,3 +132,51 @@ def write_run(folder: Path, *, iterations: int = ITERATIONS, summary: dict[str, 
                 frames[t, 16:32, 8 * t : 8 * t + 16] = colour
             write_gif(folder / "media" / f"{when}-{index}.gif", frames, palette)
     return folder
+
+
+def write_labels(run: Path, descriptions: list[str]) -> None:
+    """Real episodes of a random walk in the run's label store: approvals, rejections and one abstention in turn."""
+    from rlaif_ray import envs
+    from rlaif_ray.feedback.budget import Amount, Caps
+    from rlaif_ray.feedback.prompt import load_prompt
+    from rlaif_ray.feedback.question import Asked, JudgeIdentity, question_about
+    from rlaif_ray.feedback.records import record_of
+    from rlaif_ray.feedback.store import LabelStore
+    from rlaif_ray.types import Abstention, Usage, Verdict
+
+    make = envs.env_spec("rlaif_ray/Homegrid-v0").renderer
+    assert make is not None
+    renderer, prompt = make({}), load_prompt("homegrid-align")
+    with LabelStore(run / "labels.sqlite") as store:
+        store.open_run(run.name, Caps(usd=5.0, labels=500))
+        for i, description in enumerate(descriptions):
+            question = question_about(
+                random_walk(i), renderer=renderer, prompt=prompt, judge=JudgeIdentity("builtin", "p"), max_images=101
+            )
+            record = record_of(Asked(question, random_walk(i), run.name, step=500_000 + 1000 * i))
+            usage = Usage(input_tokens=30_000 + i, output_tokens=90, cost_usd=0.005, latency_s=4.2)
+            raw = json.dumps({"description": description, "reasoning": "It is.", "answer": "yes"})
+            verdict = Verdict(
+                "approval", float(i % 2), raw, usage, approved=bool(i % 2), description=description, reasoning="It is."
+            )
+            outcome = verdict if i != 3 else Abstention("refusal", "it will not say", usage, text="I can't help")
+            assert store.claim(record, "test") == "claimed"
+            ticket = store.reserve(record, Amount(usd=0.01, labels=1, tokens=40_000), Caps(usd=5.0), "test")
+            store.answer(record, outcome, ticket, Amount(usd=0.005, labels=1, tokens=30_090 + i))
+
+
+def random_walk(seed: int) -> Episode:
+    """One whole episode of random actions."""
+    import gymnasium
+
+    env = gymnasium.make("rlaif_ray/Homegrid-v0").unwrapped
+    rng = np.random.default_rng(seed)
+    first, _ = env.reset(seed=seed)
+    obs, states, actions, done, total = [first], [env.states()[0]], [], False, 0.0
+    while not done:
+        actions.append(int(rng.integers(4)))
+        after, reward, terminated, truncated, _ = env.step(actions[-1])
+        obs.append(after)
+        states.append(env.states()[0])
+        total, done = total + float(reward), terminated or truncated
+    return Episode(seed, np.array(obs), np.array(states), np.array(actions), total, terminated, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_run import ITERATIONS, STEPS_EACH, SUMMARY, row, write_run
+from synthetic_run import ITERATIONS, STEPS_EACH, SUMMARY, row, write_labels, write_run
 
 from rlaif_ray.cli import main
 from rlaif_ray.config import Config, dump_config, load_config
@@ -106,8 +106,8 @@ def test_the_table_has_published_rows_first_and_unseen_starts_before_training_on
     ]
     own = [(r.policy, r.starts, round(r.cat_survived_pct, 1), r.labels, r.headline) for r in rows[3:]]
     assert own == [
-        ("task reward only", "starts never trained on", 40.1, 0, True),
-        ("+ judge feedback", "starts never trained on", 98.5, 485, True),
+        ("task reward only", "unseen starts", 40.1, 0, True),
+        ("+ judge feedback", "unseen starts", 98.5, 485, True),
         ("task reward only", "training starts", 39.5, 0, False),
         ("+ judge feedback", "training starts", 99.0, 485, False),
     ]
@@ -132,7 +132,7 @@ def test_statements_say_who_judged_and_that_prices_are_as_if(record: RunRecord) 
     said = " ".join(statements(record))
     assert "built-in judge (profile gpt-4o-mini-2024)" in said
     assert "Prices are as-if" in said
-    assert "never saw" in said
+    assert "held out of training" in said
 
 
 def test_a_hosted_judge_is_named_and_its_prices_are_real(tmp_path: Path) -> None:
@@ -180,6 +180,35 @@ def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
     text = render_report(RunRecord.read(run))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_judged_episodes_are_shown_with_frames_question_and_escaped_answer(run: Path) -> None:
+    attack = "It goes east. <script>alert(1)</script> {{ 7 * 7 }}"
+    write_labels(run, [attack] * 12)
+    text = render_report(RunRecord.read(run))
+    page = Page(text)
+    assert "script" not in page.tags
+    assert attack in page.text  # what was written is read, not run
+    assert sum(url.startswith("data:image/png") for url in page.loads) == 8
+    assert page.text.count("What happens:") == 7
+    assert "refusal: it will not say" in page.text
+    assert "{num_frames}" not in page.text
+    assert "question and raw answer" in page.text
+
+
+def test_label_statistics_come_from_the_store(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(run, ["It goes east."] * 5)
+    assert main(["labels", "stats", str(run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["labels"] == 5
+    assert figures["abstained"] == 1
+    assert figures["spend_usd"] == pytest.approx(0.025)
+    assert (figures["reserved_usd"], figures["cap_usd"], figures["replayed"]) == (0.0, 5.0, 0)
+
+
+def test_a_run_that_asked_nobody_has_no_label_statistics(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["labels", "stats", str(run)]) == 1
+    assert "asked no judge" in capsys.readouterr().err
 
 
 def partial_runs(folder: Path) -> Iterator[tuple[str, Path]]:

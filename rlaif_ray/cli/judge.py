@@ -1,0 +1,131 @@
+"""``rlaif-ray judge``: serve the built-in judge; put two questions to the configured one; estimate before spending."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rlaif_ray import envs
+from rlaif_ray.cli.options import Check, Serve
+from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.cli.sample import Sample, sample_episodes
+from rlaif_ray.config import Config, load_config
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
+from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
+
+__all__ = ["check", "estimate", "serve"]
+
+
+def serve(command: Serve) -> int:
+    """Serve the built-in judge until Ctrl-C."""
+    from rlaif_ray.feedback.builtin.server import serve as serve_judge
+
+    if not 0 <= command.port <= 65_535:
+        raise ConfigError(f"--port: got {command.port}, allowed are 0 (any free one) to 65535")
+    serve_judge(command.profile, _reader(command.env), port=command.port, seed=command.seed)
+    return 0
+
+
+def check(command: Check) -> int:
+    """Ask about a typical and a longest episode; exit code 1 where the judge can't be used as configured."""
+    config = load_config(command.config or "homegrid", command.overrides)
+    with only_json(command.json):
+        renderer = envs.env_spec(config.env.id).renderer
+        if renderer is None:
+            raise ConfigError(f"env.id: got {config.env.id!r}, which can't draw its episodes: nothing to ask about")
+        sample = sample_episodes(config)
+        with _served(config) as ready:
+            found = check_judge(ready, sample.typical, sample.longest, renderer(dict(config.env.options)))
+    if command.json:
+        print_json({**asdict(found), "usable": found.usable})
+    else:
+        print("\n".join(_told(found, config)))
+    return 0 if found.usable else 1
+
+
+@contextlib.contextmanager
+def _served(config: Config) -> Iterator[Config]:
+    """The built-in judge while it lasts, where that is the one to ask."""
+    if config.judge.kind != "builtin":
+        yield config
+        return
+    with BuiltinJudge() as judge:
+        url = judge.start(config.judge.profile, _reader(config.env.id))
+        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
+
+
+def _reader(env_id: str) -> str:
+    reader = envs.env_spec(env_id).reader
+    if not reader:
+        raise ConfigError(f"env.id: got {env_id!r}, whose pictures the built-in judge can't read; use a 'chat' judge")
+    return reader
+
+
+# ------------------------------------------------------------------------------------------ in words
+
+
+def estimate(config: Config, sample: Sample) -> list[str]:
+    """What the labels of a run may cost, told before anything is spent. Raises ConfigError: nobody knows the price."""
+    typical = estimate_cost(config, [sample.typical_length])
+    beginner = estimate_cost(config, sample.lengths)
+    price = typical.price
+    cap = config.budget.usd
+    labels = "no cap on labels" if config.budget.labels is None else f"{config.budget.labels:,} labels"
+    whose = "published policies'" if sample.is_published else "a random walk's median"
+    lines = [
+        f"Judge: {config.judge.model} at {config.judge.base_url}, USD {price.input_usd_per_mtok:g} / "
+        f"{price.output_usd_per_mtok:g} per million tokens in / out ({price.source}).",
+        f"Estimate for {labels}: USD {typical.usd_per_question:.4f} a label for episodes of "
+        f"{sample.typical_length} steps ({whose}), {beginner.usd_per_question:.4f} for those of an untrained policy.",
+    ]
+    if config.budget.labels is not None:
+        lines.append(f"In all between USD {typical.usd:.2f} and {beginner.usd:.2f}.")
+    lines.append("No cap on money: budget.usd is none." if cap is None else f"Never more than budget.usd, {cap:.2f}.")
+    return lines
+
+
+def _told(found: JudgeCheck, config: Config) -> list[str]:
+    as_if = " (nothing is paid)" if config.judge.kind == "builtin" else ""
+    price = found.price
+    rates = f"USD {price.input_usd_per_mtok:g} / {price.output_usd_per_mtok:g} per million tokens in / out"
+    lines = [
+        f"judge            {found.judge}",
+        f"at               {'a server started for this check' if as_if else found.base_url}",
+        f"price            {rates}, {price.source}{as_if}",
+    ]
+    for probe in found.probes:
+        lines += _told_probe(probe)
+    lines += [
+        "",
+        f"takes the schema      {_yes(found.takes_schema)}",
+        f"takes the pictures    {_yes(found.takes_images)}, {max(p.images for p in found.probes)} in one question",
+        f"takes the parameters  {_yes(found.takes_parameters)} (temperature, seed)",
+        *(f"  it said: {note}" for note in found.notes),
+        f"labels a minute       {found.labels_per_minute:,.0f}, held down by {found.limited_by}",
+    ]
+    if found.budget_labels is not None and found.budget_minutes is not None:
+        lines.append(
+            f"{f'{found.budget_labels:,} labels':20}  in {found.budget_minutes:,.1f} minutes if asked at once, for "
+            f"USD {found.budget_usd or 0:.2f} if episodes are like these two (an estimate)"
+        )
+    lines += ["", "Ready to be asked." if found.usable else "NOT usable as configured."]
+    return lines
+
+
+def _told_probe(probe: Probe) -> list[str]:
+    name = {"median": "a typical episode", "longest": "a longest episode"}[probe.name]
+    return [
+        "",
+        f"{name}: {probe.steps} steps, {probe.images} pictures",
+        f"  answer         {probe.answer}",
+        f"  what happens   {probe.description}",
+        f"  why            {probe.reasoning}",
+        f"  cost           {probe.input_tokens:,} + {probe.output_tokens:,} tokens, USD {probe.cost_usd:.5f}, "
+        f"{probe.latency_s:.1f} s",
+    ]
+
+
+def _yes(taken: bool) -> str:
+    return "yes" if taken else "NO"
