@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from rlaif_ray.config import RewardModelConfig
-from rlaif_ray.reward_model import losses, packing
+from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.nets import SequenceNet
+from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array
 
 __all__ = ["TrainingSet", "fit_net"]
@@ -28,25 +29,21 @@ GRAD_CLIP = 1.0
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Digests of E episodes packed end to end, what they should be judged as, and how much each counts."""
+    """Digests of E episodes, what they should be judged as, and how much each counts."""
 
-    digests: Array  # (R, ...) rows of all episodes
-    lengths: Array  # (E,) int64 rows of each
+    digests: Bags
     target: Array  # (E,) float32 in [0, 1]
     weight: Array  # (E,) float32
 
     @staticmethod
-    def of(digests: Sequence[Array], target: Array, weight: Array) -> TrainingSet:
-        lengths = np.array([len(d) for d in digests], np.int64)
-        return TrainingSet(np.concatenate(digests), lengths, target.astype(np.float32), weight.astype(np.float32))
+    def of(digests: Sequence[Bags], target: Array, weight: Array) -> TrainingSet:
+        return TrainingSet(Bags.pack(digests), target.astype(np.float32), weight.astype(np.float32))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.digests)
 
     def take(self, index: Array) -> TrainingSet:
-        starts = np.cumsum(self.lengths) - self.lengths
-        rows = packing.ranges(starts[index], self.lengths[index])
-        return TrainingSet(self.digests[rows], self.lengths[index], self.target[index], self.weight[index])
+        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index])
 
 
 def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int) -> float:
@@ -81,7 +78,7 @@ def _one_pass(net: SequenceNet, data: TrainingSet, optimiser: torch.optim.Optimi
     total = weights = 0.0
     for index in batches:
         part = data.take(index)
-        logit = net.final_logit(part.digests, part.lengths)
+        logit = net.final_logit(part.digests)
         target, weight = (torch.from_numpy(a).to(logit.device) for a in (part.target, part.weight))
         loss = losses.binary_cross_entropy(logit, target, weight)
         optimiser.zero_grad(set_to_none=True)

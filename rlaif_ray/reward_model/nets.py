@@ -1,16 +1,14 @@
 """Networks that judge a sequence: one logit of approval at every observation, from that one and those before it.
 
-======== ================================================================= ==========================================
-name     per observation                                                   over time
-======== ================================================================= ==========================================
-event-   3x3 convolution, ReLU, maximum over space (vectors: two dense     running maximum, then a two-layer head:
-max      layers)                                                           "something happened, somewhere, once"
-cnn-lstm two strided 3x3 convolutions and a dense layer (vectors: two      LSTM, then a linear head: order and
-         dense layers)                                                     duration too
-======== ================================================================= ==========================================
+Both look at an observation in the same way: a 3x3 convolution, the maximum over space and ReLU for grids (H, W, C), two
+dense layers for vectors (D,). They differ in what they make of a sequence of such *features*:
+
+* ``event-max``: their maximum so far, then a two-layer head: "something happened, somewhere, at least once";
+* ``cnn-lstm``: an LSTM, then a linear head: order and duration too. The general one; it needs more labels.
 
 Episodes are packed end to end (``types.EpisodeBatch``); nothing is padded to the longest. ``digest`` says what of an
-episode training needs, ``final_logit`` trains on digests, ``logits`` scores packed observations.
+episode training needs, ``final_logit`` trains on digests, ``logits`` scores packed observations. The convolution is
+a dense layer on patches (``packing``), each of which is looked at once, however many observations it stays in.
 """
 
 from __future__ import annotations
@@ -20,30 +18,37 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import ShapeError, UnknownNameError
 from rlaif_ray.reward_model import packing
+from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array
 
 __all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net"]
 
 CELLS_AT_ONCE = 96 * 1024  # of one scoring chunk: about 580 Homegrid frames, whose rows stay in the core's cache
 GRID_AXES = 3
+REMEMBERS = 3.0  # added to the LSTM's forget gate: what happened must still be known dozens of steps later
 DROPPED = 0.5  # of event-max's features in training: without it wrong labels are learned by heart (98.2 % for 99.8 %)
 
 
 class SequenceNet(nn.Module):
-    """What both nets share: the observation's shape and the normalisation of its values."""
+    """What both nets share: features of one observation, of any shape they can take."""
 
-    def __init__(self, obs_shape: tuple[int, ...]) -> None:
+    def __init__(self, obs_shape: tuple[int, ...], channels: int, hidden: int) -> None:
         super().__init__()
         if len(obs_shape) not in (1, GRID_AXES):
             raise ShapeError(f"reward model: got observations of shape {obs_shape}, expected (D,) or (H, W, C)")
-        self.obs_shape = tuple(obs_shape)
+        self.obs_shape, self.channels = tuple(obs_shape), channels
         self.shift = nn.Buffer(torch.zeros(obs_shape[-1]))
         self.scale = nn.Buffer(torch.ones(obs_shape[-1]))
+        if self.is_grid:
+            self.local: nn.Module = nn.Linear(packing.KERNEL**2 * obs_shape[-1], channels)
+        else:
+            self.local = nn.Sequential(nn.Linear(obs_shape[0], hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     @property
     def is_grid(self) -> bool:
@@ -63,14 +68,13 @@ class SequenceNet(nn.Module):
         """Observations encoded at once when scoring."""
         return max(1, CELLS_AT_ONCE // math.prod(self.obs_shape[:-1])) if self.is_grid else 8192
 
-    def digest(self, obs: Array) -> Array:
+    def digest(self, obs: Array) -> Bags:
         """What training needs of one episode's observations (T+1, *obs)."""
-        return obs
+        raise AssertionError("each net has its own")
 
-    def final_logit(self, digests: Array, lengths: Array) -> Tensor:
-        """Packed digests and their lengths (E,) -> (E,) logit at each episode's end, with gradients."""
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return self.over_time(self.encode(digests, 0, len(digests), offsets), offsets)[offsets[1:] - 1]
+    def final_logit(self, digests: Bags) -> Tensor:
+        """(E,) logit at each episode's end, with gradients."""
+        raise AssertionError("each net has its own")
 
     def logits(self, obs: Array, obs_offsets: Array) -> Tensor:
         """(S, *obs) packed observations, (E + 1,) offsets -> (S,) logit at each, seeing only the episode so far."""
@@ -79,21 +83,43 @@ class SequenceNet(nn.Module):
         return self.over_time(parts[0] if len(parts) == 1 else torch.cat(parts), obs_offsets)
 
     def encode(self, obs: Array, a: int, b: int, obs_offsets: Array) -> Tensor:
-        """Features (b - a, K) of packed observations a to b."""
-        raise AssertionError("a SequenceNet encodes")
+        """(b - a, channels) features of packed observations a to b."""
+        if not self.is_grid:
+            return self._local(obs[a:b]).relu()
+        first = np.zeros(b - a, bool)
+        first[0] = True  # also where a chunk cuts an episode: all its patches, which changes nothing but the work
+        starts = obs_offsets[np.searchsorted(obs_offsets, a) : np.searchsorted(obs_offsets, b)]
+        first[starts - a] = True
+        return self.over_space(packing.changed_patches(obs[a:b], first), b - a)
+
+    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
+        """(n, channels) features of n grids from their changed patches."""
+        raise AssertionError("each net has its own")
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
-        """(S, K) features -> (S,) logits."""
-        raise AssertionError("a SequenceNet goes over time")
+        """(S, channels) features -> (S,) logits."""
+        raise AssertionError("each net has its own")
+
+    def _of_bags(self, bags: Bags) -> Tensor:
+        """(B, channels) features: the maximum over each bag's rows."""
+        ids, starts = (torch.from_numpy(a) for a in (bags.packed_ids(), np.cumsum(bags.sizes) - bags.sizes))
+        local = self._local(bags.rows)
+        return functional.embedding_bag(ids.to(local.device), local, starts.to(local.device), mode="max").relu()
+
+    def _local(self, rows: Array) -> Tensor:
+        """(R, F) rows -> (R, channels) before the maximum and the ReLU."""
+        if not self.is_grid:
+            local: Tensor = self.local((self._tensor(rows) - self.shift) * self.scale)
+            return local
+        assert isinstance(self.local, nn.Linear)
+        weight = self.local.weight * self.scale.repeat(packing.KERNEL**2)
+        return functional.linear(self._tensor(rows), weight, self.local.bias)
 
     def _tensor(self, rows: Array) -> Tensor:
         """To float32 on the net's device; converted where it is cheaper."""
         if self.shift.is_cuda:
-            return torch.from_numpy(np.ascontiguousarray(rows)).to(self.shift.device).float()
+            return torch.tensor(rows).to(self.shift.device).float()
         return torch.from_numpy(rows.astype(np.float32))  # NumPy converts bytes ten times faster than PyTorch
-
-    def _normalised(self, rows: Array) -> Tensor:
-        return (self._tensor(rows) - self.shift) * self.scale
 
 
 class EventMax(SequenceNet):
@@ -101,51 +127,30 @@ class EventMax(SequenceNet):
     which order. Two things in one cell, side by side, or a state reached once: all it can express."""
 
     def __init__(self, obs_shape: tuple[int, ...], channels: int, hidden: int) -> None:
-        super().__init__(obs_shape)
-        if self.is_grid:
-            self.local: nn.Module = nn.Linear(packing.KERNEL**2 * obs_shape[-1], channels)
-        else:
-            self.local = nn.Sequential(nn.Linear(obs_shape[0], hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        super().__init__(obs_shape, channels, hidden)
         self.head = nn.Sequential(
             nn.Dropout(DROPPED), nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(DROPPED), nn.Linear(hidden, 1)
         )
-        self.channels = channels
 
-    def digest(self, obs: Array) -> Array:
-        """A maximum doesn't care how often: each distinct patch once."""
-        return packing.distinct_patches(obs) if self.is_grid else obs
+    def digest(self, obs: Array) -> Bags:
+        """A maximum doesn't care when or how often: each distinct patch once."""
+        if self.is_grid:
+            return packing.patch_bags(obs, each_observation=False)
+        return Bags.of(obs, np.arange(len(obs)), np.array([len(obs)]))
 
-    def final_logit(self, digests: Array, lengths: Array) -> Tensor:
-        local = self._local(digests)
-        segments = torch.from_numpy(lengths).to(local.device)
-        best = torch.segment_reduce(local, "max", lengths=segments, axis=0)
-        logit: Tensor = self.head(best.relu())[:, 0]
+    def final_logit(self, digests: Bags) -> Tensor:
+        logit: Tensor = self.head(self._of_bags(digests))[:, 0]
         return logit
 
-    def encode(self, obs: Array, a: int, b: int, obs_offsets: Array) -> Tensor:
-        if not self.is_grid:
-            return self._local(obs[a:b]).relu()
-        first = np.zeros(b - a, bool)
-        first[0] = True  # also where a chunk cuts an episode: all its patches, which changes nothing but the work
-        starts = obs_offsets[np.searchsorted(obs_offsets, a) : np.searchsorted(obs_offsets, b)]
-        first[starts - a] = True
-        patches = packing.changed_patches(obs[a:b], first)
+    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
+        """Only of what changed: what did not is in the maximum over time already."""
         local = self._local(patches.rows)
         owner = torch.from_numpy(patches.owner).to(local.device)[:, None].expand(-1, self.channels)
-        floor = local.new_zeros(b - a, self.channels)  # starting at 0 is the ReLU
-        return floor.scatter_reduce(0, owner, local, "amax")
+        return local.new_zeros(n, self.channels).scatter_reduce(0, owner, local, "amax")  # from 0: the ReLU
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
         logit: Tensor = self.head(running_max(features, obs_offsets))[:, 0]
         return logit
-
-    def _local(self, rows: Array) -> Tensor:
-        if not self.is_grid:
-            local: Tensor = self.local(self._normalised(rows))
-            return local
-        assert isinstance(self.local, nn.Linear)
-        weight = self.local.weight * self.scale.repeat(packing.KERNEL**2)
-        return torch.nn.functional.linear(self._tensor(rows), weight, self.local.bias)
 
 
 def running_max(features: Tensor, obs_offsets: Array) -> Tensor:
@@ -160,32 +165,36 @@ def running_max(features: Tensor, obs_offsets: Array) -> Tensor:
 
 
 class CnnLstm(SequenceNet):
-    """The general net, of the published kind: a convolutional code for each observation, an LSTM over them."""
+    """The general net, of the published kind: a convolutional code of each observation, an LSTM over the codes."""
 
     def __init__(self, obs_shape: tuple[int, ...], channels: int, hidden: int) -> None:
-        super().__init__(obs_shape)
-        if self.is_grid:
-            H, W, C = obs_shape
-            flat = channels * math.ceil(math.ceil(H / 2) / 2) * math.ceil(math.ceil(W / 2) / 2)
-            self.code = nn.Sequential(
-                nn.Conv2d(C, channels, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(),
-            )  # fmt: skip
-        else:
-            self.code = nn.Sequential(nn.Linear(obs_shape[0], hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        super().__init__(obs_shape, channels, hidden)
+        self.code = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU())
         self.lstm = nn.LSTM(hidden, hidden)
         self.head = nn.Linear(hidden, 1)
+        with torch.no_grad():
+            self.lstm.bias_hh_l0[hidden : 2 * hidden] += (
+                REMEMBERS  # PyTorch orders the gates input, forget, cell, output
+            )
 
-    def encode(self, obs: Array, a: int, b: int, obs_offsets: Array) -> Tensor:
-        inputs = self._normalised(obs[a:b])
-        code: Tensor = self.code(inputs.permute(0, 3, 1, 2) if self.is_grid else inputs)
-        return code
+    def digest(self, obs: Array) -> Bags:
+        if self.is_grid:
+            return packing.patch_bags(obs, each_observation=True)
+        return Bags.of(obs, np.arange(len(obs)), np.ones(len(obs), np.int64))
+
+    def final_logit(self, digests: Bags) -> Tensor:
+        offsets = np.concatenate([[0], np.cumsum(digests.bag_counts)])
+        return self.over_time(self._of_bags(digests), offsets)[offsets[1:] - 1]
+
+    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
+        ids = torch.from_numpy(patches.ids(n, math.prod(self.obs_shape[:-1])))
+        local = self._local(patches.rows)
+        return functional.embedding_bag(ids.to(local.device), local, mode="max").relu()
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
         order, sizes = packing.time_major(obs_offsets)
         index = torch.from_numpy(order).to(features.device)
-        out, _ = self.lstm(PackedSequence(features[index], torch.from_numpy(sizes)))
+        out, _ = self.lstm(PackedSequence(self.code(features)[index], torch.from_numpy(sizes)))
         logit: Tensor = self.head(out.data)[:, 0]
         return torch.empty_like(logit).index_copy(0, index, logit)
 

@@ -7,6 +7,7 @@ the maximum already. A robot that moves changes 2 cells and so at most 15 patche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.types import Array
 
-__all__ = ["PatchRows", "changed_patches", "distinct_patches", "ranges", "step_in_episode", "time_major"]
+__all__ = ["Bags", "PatchRows", "changed_patches", "patch_bags", "ranges", "step_in_episode", "time_major"]
 
 KERNEL = 3
 
@@ -25,10 +26,71 @@ class PatchRows:
 
     rows: Array  # (P, 9 * C), dtype of the observations; axes (dy, dx, channel) flattened
     owner: Array  # (P,) int64, ascending index of the observation
+    place: Array  # (P,) int64, cell y * W + x
 
     def __post_init__(self) -> None:
-        if len(self.rows) != len(self.owner):
-            raise ShapeError(f"patch rows: got {len(self.rows)}, expected one per owner ({len(self.owner)})")
+        if not len(self.rows) == len(self.owner) == len(self.place):
+            raise ShapeError(f"patches: got {len(self.rows)} rows, {len(self.owner)} owners, {len(self.place)} places")
+
+    def ids(self, S: int, cells: int) -> Array:
+        """(S, cells) int64: which row is each observation's patch at each cell: the last one that changed there."""
+        ids = np.zeros((S, cells), np.int64)
+        ids[self.owner, self.place] = np.arange(len(self.rows))
+        latest: Array = np.maximum.accumulate(ids, axis=0)  # rows ascend in time, and a first observation has all
+        return latest
+
+
+@dataclass(frozen=True)
+class Bags:
+    """E packed episodes as bags of distinct rows: what a maximum over space (and time) is taken over.
+
+    Each bag names rows of its own episode; an episode has one bag (all it ever showed) or one for each observation.
+    """
+
+    rows: Array  # (R, F)
+    ids: Array  # (I,) int64, row within the episode's own rows
+    sizes: Array  # (B,) int64, ids in each bag, >= 1
+    row_counts: Array  # (E,) int64 rows, ids and bags of each episode
+    id_counts: Array
+    bag_counts: Array
+
+    def __post_init__(self) -> None:
+        for name, got, counts in (
+            ("rows", len(self.rows), self.row_counts),
+            ("ids", len(self.ids), self.id_counts),
+            ("bags", len(self.sizes), self.bag_counts),
+            ("ids", len(self.ids), self.sizes),
+        ):
+            if got != counts.sum():
+                raise ShapeError(f"bags: got {got} {name}, expected {counts.sum()} by their counts")
+
+    @staticmethod
+    def of(rows: Array, ids: Array, sizes: Array) -> Bags:
+        """One episode."""
+        rows_E, ids_E, bags_E = (np.array([len(a)], np.int64) for a in (rows, ids, sizes))
+        return Bags(rows, ids, sizes, rows_E, ids_E, bags_E)
+
+    @staticmethod
+    def pack(bags: Sequence[Bags]) -> Bags:
+        names = ("rows", "ids", "sizes", "row_counts", "id_counts", "bag_counts")
+        return Bags(*(np.concatenate([getattr(one, name) for one in bags]) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.row_counts)
+
+    def take(self, index: Array) -> Bags:
+        """The episodes at ``index`` (any order, repeats allowed)."""
+        rows_E, ids_E, bags_E = self.row_counts[index], self.id_counts[index], self.bag_counts[index]
+        rows, ids, bags = (
+            ranges((np.cumsum(counts) - counts)[index], taken)
+            for counts, taken in ((self.row_counts, rows_E), (self.id_counts, ids_E), (self.bag_counts, bags_E))
+        )
+        return Bags(self.rows[rows], self.ids[ids], self.sizes[bags], rows_E, ids_E, bags_E)
+
+    def packed_ids(self) -> Array:
+        """(I,) int64: rows among all of ``rows``."""
+        packed: Array = self.ids + np.repeat(np.cumsum(self.row_counts) - self.row_counts, self.id_counts)
+        return packed
 
 
 def changed_patches(obs: Array, first: Array) -> PatchRows:
@@ -42,18 +104,24 @@ def changed_patches(obs: Array, first: Array) -> PatchRows:
     np.not_equal(cells[1:], cells[:-1], out=changed[1:]) if cells.dtype.kind == "u" else _differs(obs, changed)
     changed[first] = True
     owner, place = np.nonzero(_dilate(changed).reshape(S, H * W))
-    return PatchRows(_gather(cells, owner, place, obs), owner)
+    return PatchRows(_gather(cells, owner, place, obs), owner, place)
 
 
-def distinct_patches(obs: Array) -> Array:
-    """(U, 9 * C): each patch of one episode's observations (T+1, H, W, C) once, in an order set by content alone."""
+def patch_bags(obs: Array, *, each_observation: bool) -> Bags:
+    """One episode's observations (T+1, H, W, C) as bags of distinct patches: one bag for each observation, or one for
+    all. The order of rows is set by content alone."""
     first = np.zeros(len(obs), bool)
     first[0] = True
-    rows = np.ascontiguousarray(changed_patches(obs, first).rows)
-    whole = rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0]
-    _, index = np.unique(whole, return_index=True)
-    distinct: Array = rows[np.sort(index)]
-    return distinct
+    patches = changed_patches(obs, first)
+    whole = patches.rows.view(f"V{patches.rows.shape[1] * patches.rows.itemsize}")[:, 0]
+    _, index, inverse = np.unique(whole, return_index=True, return_inverse=True)
+    rows = patches.rows[index]
+    if not each_observation:
+        return Bags.of(rows, np.arange(len(rows)), np.array([len(rows)]))
+    ids = np.sort(inverse.reshape(-1)[patches.ids(len(obs), obs.shape[1] * obs.shape[2])], axis=1)
+    new = np.ones(ids.shape, bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=new[:, 1:])
+    return Bags.of(rows, ids[new], new.sum(axis=1))
 
 
 def step_in_episode(obs_offsets: Array) -> Array:

@@ -22,6 +22,7 @@ from rlaif_ray.reward_model.fitting import TrainingSet, fit_net
 from rlaif_ray.reward_model.grading import Decision, Grade, decide, grade
 from rlaif_ray.reward_model.losses import Confusion, class_weights, fit_temperature, mean_belief
 from rlaif_ray.reward_model.model import RewardModel
+from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array, Episode, RewardModelReport
 
 __all__ = ["Published", "RewardModelTrainer", "is_held_out", "observation_key"]
@@ -47,7 +48,7 @@ class _Labelled:
     values: list[float]
     weight: float
     held_out: bool
-    digest: Array | None = None  # made at the first fit that needs it
+    digest: Bags | None = None  # made at the first fit that needs it
 
     @property
     def value(self) -> float:
