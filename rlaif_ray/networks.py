@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,12 +59,12 @@ def spec_for(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> 
     if not isinstance(obs, gym.spaces.Box):
         raise ConfigError(f"env: got observations {obs}, allowed are Box (flatten others with a Gymnasium wrapper)")
     shape = tuple(int(n) for n in obs.shape)
-    if isinstance(act, gym.spaces.Discrete):
+    if isinstance(act, gym.spaces.Discrete) and act.start == 0:
         return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n))
     if isinstance(act, gym.spaces.Box) and len(act.shape) == 1 and act.is_bounded():
         low, high = tuple(map(float, act.low)), tuple(map(float, act.high))
         return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high)
-    raise ConfigError(f"env: got actions {act}, allowed are Discrete and bounded one-dimensional Box")
+    raise ConfigError(f"env: got actions {act}, allowed are Discrete starting at 0 and bounded one-dimensional Box")
 
 
 def _dense(sizes: Sequence[int]) -> nn.Sequential:
@@ -98,6 +99,10 @@ class CnnTrunk(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         height, width, channels = _grid(spec)
+        if min(height, width) < 4:
+            raise ConfigError(
+                f"policy.network 'cnn': got a grid of {height} x {width} cells, allowed are 4 x 4 or more"
+            )
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, 2), nn.ReLU(inplace=True),
             nn.Conv2d(16, 32, 2), nn.ReLU(inplace=True),
@@ -146,7 +151,9 @@ class EgocentricTrunk(nn.Module):
         others = flat[:, :, 1:].flatten(1) != 0  # (B, H W (C-1))
         common = others.sum(0) * 2 > len(others)  # set in most samples
         cell, which = torch.unique(agent, return_inverse=True)
-        shared = functional.embedding_bag(self.row_of[cell][:, common], self.rows, mode="sum")  # (U, first)
+        rows = self.row_of[cell][:, common]  # (U, cells in common); flat below: there may be none
+        bags = torch.arange(len(cell), device=obs.device) * rows.shape[1]
+        shared = functional.embedding_bag(rows.flatten(), self.rows, bags, mode="sum")  # (U, first)
         sample, feature = (others != common).nonzero(as_tuple=True)
         sign = torch.where(common[feature], -1.0, 1.0).to(self.rows.dtype)
         starts = torch.searchsorted(sample, torch.arange(len(obs), device=obs.device))
@@ -234,7 +241,8 @@ def to_world(spec: NetworkSpec, action: Tensor) -> Tensor:
     if spec.action_kind == "discrete":
         return action
     low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
-    return low + (action.clamp(-1, 1) + 1) / 2 * (high - low)
+    # Clamped again: rounding in float32 can step over a bound by its last bit.
+    return torch.clamp(low + (action.clamp(-1, 1) + 1) / 2 * (high - low), low, high)
 
 
 def save_policy(folder: Path, network: ActorCritic) -> None:
@@ -253,9 +261,13 @@ def load_policy(checkpoint: str | Path, seed: int = 0) -> Policy:
         what = "is empty or holds no policy.pt" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {str(path)!r} {what}; expected a folder runs/NAME/checkpoints/...")
     try:
+        with zipfile.ZipFile(candidate) as parts:
+            if spoilt := parts.testzip():  # torch itself doesn't look at the checksums
+                raise ValueError(f"{spoilt} is not what was written")
         raw: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
         network = ActorCritic(NetworkSpec.from_json(raw["spec"]))
         network.load_state_dict(raw["weights"])
     except Exception as error:  # noqa: BLE001 - torch raises a dozen kinds for a damaged file; all mean the same
-        raise CheckpointError(f"checkpoint file {str(candidate)!r} is damaged or of another kind: {error}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"checkpoint file {str(candidate)!r} is damaged or of another kind: {reason}") from None
     return Policy(network, seed)
