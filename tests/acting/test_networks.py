@@ -108,7 +108,7 @@ def test_samples_of_a_batch_do_not_touch_each_other():
 
 @pytest.mark.parametrize("network", ["cnn", "egocentric"])
 def test_grid_networks_refuse_vectors_in_words(network):
-    with pytest.raises(ConfigError, match=r"got '%s' for observations of shape \(3,\).*'mlp'" % network):
+    with pytest.raises(ConfigError, match=rf"got '{network}' for observations of shape \(3,\).*'mlp'"):
         ActorCritic(spec(network, (3,)))
 
 
@@ -117,7 +117,7 @@ def test_impossible_specs_are_refused_in_words():
         ActorCritic(spec("egocentric", (5, 7, 1)))
     with pytest.raises(ConfigError, match="2 x 7 cells, allowed are 4 x 4"):
         ActorCritic(spec("cnn", (2, 7, 4)))
-    with pytest.raises(UnknownNameError, match="'egocentrik'.*did you mean 'egocentric'"):
+    with pytest.raises(UnknownNameError, match=r"'egocentrik'.*did you mean 'egocentric'"):
         spec("egocentrik")
     with pytest.raises(ConfigError, match=r"policy\.hidden: got \(\)"):
         spec(hidden=())
