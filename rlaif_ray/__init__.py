@@ -9,9 +9,14 @@ are imported when they are first asked for: the command line answers at once, an
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
-from rlaif_ray import envs as _envs  # noqa: F401 - registers the worlds
+# Threads of a parallel region that wait by spinning starve whatever shares their cores (runner, judge, reward model):
+# a minibatch took 500 ms instead of 20 ms on two busy cores. OpenMP reads this once, when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from rlaif_ray import envs as _envs  # noqa: E402, F401 - registers the worlds
 
 if TYPE_CHECKING:
     from rlaif_ray.config import (

@@ -326,16 +326,11 @@ def _judge(config: Config) -> Iterator[Config]:
     if not config.asks or config.judge.kind != "builtin":
         yield config
         return
-    from rlaif_ray.feedback.builtin import BuiltinJudge
+    from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 
-    server = BuiltinJudge(
-        profile=config.judge.profile, reader=envs.env_spec(config.env.id).reader, seed=config.run.seed
-    )
-    url = server.start()
-    try:
+    with BuiltinJudge() as server:
+        url = server.start(config.judge.profile, envs.env_spec(config.env.id).reader)
         yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
-    finally:
-        server.stop()
 
 
 @contextlib.contextmanager
