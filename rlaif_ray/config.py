@@ -345,6 +345,11 @@ class Config(_Section):
             raise ValueError(
                 "mix.unjudged: got 'rm', allowed with mix.source 'direct' are 'task', 'drop' (there is no reward model)"
             )
+        if self.mix.source == "distilled" and self.mix.unjudged != "rm":
+            raise ValueError(
+                f"mix.unjudged: got {self.mix.unjudged!r}, allowed with mix.source 'distilled' is 'rm' (it scores "
+                "every episode)"
+            )
         if self.mix.source != "none" and self.mix.start_step >= self.run.total_steps:
             raise ValueError(
                 f"mix.start_step: got {self.mix.start_step}, allowed are 0 to below run.total_steps "

@@ -8,8 +8,9 @@ weight and reward-model version that each running episode began under.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +25,11 @@ from rlaif_ray.mixing import (
     Mixed,
     credit,
     feedback_weight,
+    hold_until_paid,
     provenance,
     scatter,
 )
+from rlaif_ray.tally import Tally
 from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Label, RewardModelReport, Rollout, Scores
 
 __all__ = ["Chooser", "FeedbackLoop", "Judges", "LearnsToJudge", "Scorer"]
@@ -74,17 +77,10 @@ class Scorer(Protocol):
 Chooser = Callable[[np.random.Generator, int, float, int], tuple[Array, float]]
 
 
-@dataclass
-class _Window:
-    """What happened since the last report."""
-
-    asked: int = 0
-    verdicts: list[float] = field(default_factory=list)
-    abstained: int = 0
-    ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
-    proxies: list[float] = field(default_factory=list)
-    origins: list[Array] = field(default_factory=list)
-    dropped_steps: int = 0
+# Waits are cut into slices, between which whoever wants to stop is heard.
+_SLICE_S = 1.0
+# An open episode not seen for so many iterations went with its runner.
+_FORGET_AFTER = 100
 
 
 class FeedbackLoop:
@@ -112,12 +108,13 @@ class FeedbackLoop:
         self.judge_error: JudgeError | None = None
         self.iteration = 0
         self.totals = dict.fromkeys(PROVENANCE, 0)
-        self._pins: dict[int, tuple[float, int]] = {}  # running episode -> weight, version
+        self.stopping: Callable[[], bool] = lambda: False  # asked while waiting
+        self._pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
         self._awaited: dict[int, tuple[Episode, int]] = {}  # asked episode -> itself, iteration of asking
         self._verdicts: dict[int, float] = {}
         self._abstained: set[int] = set()
         self._last_position = 0
-        self._window = _Window()
+        self._tally = Tally()
 
     @classmethod
     def silent(cls, config: Config) -> FeedbackLoop:
@@ -133,23 +130,36 @@ class FeedbackLoop:
         feedback = self.config.feedback
         open_for_questions = step >= feedback.start_step and (not feedback.stop_step or step < feedback.stop_step)
         if open_for_questions and self.judge_error is None:
-            for rollout in rollouts:
-                self._submit(rollout.episodes, step, feedback.fraction, feedback.labels_per_iteration or 10**9)
+            self._submit(rollouts, step, feedback.fraction, feedback.labels_per_iteration)
         self._guarded(self._pool.poll)
         if feedback.late == "wait" and self._awaited:
-            deadline = feedback.wait_s
-            self._guarded(lambda: self._pool.wait(deadline) if self._pool else [])
+            self._wait_for_answers(feedback.wait_s)
 
-    def _submit(self, episodes: EpisodeBatch, step: int, fraction: float, limit: int) -> None:
-        if self._pool is None or not len(episodes):
+    def _submit(self, rollouts: Sequence[Rollout], step: int, fraction: float, limit: int) -> None:
+        """Choose among the episodes of all runners together: the limit (0: none) is the iteration's."""
+        counts = [len(r.episodes) for r in rollouts]
+        if self._pool is None or not sum(counts):
             return
-        chosen, probability = self._choose(self._rng, len(episodes), fraction, limit)
-        picked = [_own(episodes[int(e)]) for e in chosen]
+        chosen, probability = self._choose(self._rng, sum(counts), fraction, limit)
+        first = np.cumsum([0, *counts])
+        of = np.searchsorted(first, chosen, side="right") - 1
+        found = [rollouts[r].episodes[int(e - first[r])] for e, r in zip(chosen.tolist(), of.tolist(), strict=True)]
+        known = self._awaited.keys() | self._verdicts.keys() | self._abstained
+        picked = [_own(episode) for episode in found if episode.episode_id not in known]
         if not picked:
             return
         accepted = self._pool.submit(picked, inclusion_probability=probability, step=step)
-        self._window.asked += accepted
+        self._tally.asked += accepted
         self._awaited.update({e.episode_id: (e, self.iteration) for e in picked[:accepted]})
+
+    def _wait_for_answers(self, deadline_s: float) -> None:
+        """Until all that is in flight has arrived, at most so long."""
+        pool, end = self._pool, time.monotonic() + deadline_s
+        while pool is not None and pool.in_flight and not self.stopping():
+            slice_s = min(_SLICE_S, end - time.monotonic())
+            if slice_s <= 0 or self.judge_error is not None:
+                return
+            self._guarded(partial(pool.wait, slice_s))
 
     def _guarded(self, call: Callable[[], list[Label]]) -> None:
         """Take answers; a judge that can't be used any more ends the asking, not the training."""
@@ -157,23 +167,25 @@ class FeedbackLoop:
             labels = call()
         except JudgeError as error:
             self.judge_error = error
-            return
+            labels = []
         episodes, values = [], []
         for label in labels:
             self._last_position = max(self._last_position, label.label_id)
             asked = self._awaited.pop(label.episode_id, None)
             if isinstance(label.outcome, Abstention):
                 self._abstained.add(label.episode_id)
-                self._window.abstained += 1
+                self._tally.abstained += 1
                 continue
             self._verdicts[label.episode_id] = label.outcome.value
-            self._window.verdicts.append(label.outcome.value)
+            self._tally.verdicts.append(label.outcome.value)
             if asked is not None:
                 episodes.append(asked[0])
                 values.append(label.outcome.value)
-                self._window.ages.append(self.iteration - asked[1])
+                self._tally.ages.append(self.iteration - asked[1])
         if self._trainer is not None and episodes:
             self._trainer.add(episodes, values)
+        if self._pool is not None and not self._pool.in_flight:
+            self._awaited.clear()  # what is left could not be put to the judge: nobody will answer
 
     # ------------------------------------------------------------------------------------------ learn to judge
 
@@ -190,20 +202,28 @@ class FeedbackLoop:
                 self._states[one.report.version] = one.state
                 self._scorers[one.report.version] = self._load(one.state)
             self.version = one.report.version if one.report.gate_open and one.report.version in self._scorers else 0
-        kept = {version for _, version in self._pins.values()} | {self.version}
+        # The version in service stays at hand while the gate is shut: the next held-out labels may open it again.
+        served = self.report.version if self.report is not None else 0
+        kept = {version for _, version, _ in self._pins.values()} | {self.version, served}
         self._scorers = {v: s for v, s in self._scorers.items() if v in kept}
         self._states = {v: s for v, s in self._states.items() if v in kept}
 
     def hold(self, rollouts: Sequence[Rollout], step: int, deadline_s: float = 30.0) -> None:
         """While the feedback phase waits for the gate: ask about these episodes, wait for the answers and a fit."""
+        if self._pool is None or self._trainer is None:
+            return
         wanted = max(self.config.reward_model.retrain_every, self.config.reward_model.min_labels // 4)
-        for rollout in rollouts:
-            self._submit(rollout.episodes, step, 1.0, max(1, wanted // len(rollouts)))
-        if self._pool is not None:
-            pool = self._pool
-            self._guarded(lambda: pool.wait(deadline_s))
-        if self._trainer is not None:
-            self._adopt(self._trainer.wait(deadline_s))
+        if wanted > self._pool.in_flight:
+            self._submit(rollouts, step, 1.0, wanted - self._pool.in_flight)
+        self._guarded(self._pool.poll)
+        self._wait_for_answers(deadline_s)
+        end = time.monotonic() + deadline_s
+        while not self.stopping() and (left := end - time.monotonic()) > 0:
+            began = time.monotonic()
+            published = self._trainer.wait(min(_SLICE_S, left))
+            self._adopt(published)
+            if published or time.monotonic() - began < _SLICE_S / 2:
+                return  # every label has been considered
 
     @property
     def holding(self) -> bool:
@@ -224,8 +244,8 @@ class FeedbackLoop:
         self._pay(rollout.open, rollout.open_cells, weight, feedback)
         for column, first, end in rollout.episode_cells[origin == DROPPED]:
             learn[first:end, column] = False
-        self._window.origins.append(origin)
-        self._window.dropped_steps += int((~learn).sum())
+        self._tally.origins.append(origin)
+        self._tally.dropped_steps += int((~learn).sum())
         counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
         for name, count in counts.items():
             self.totals[name] += count
@@ -234,7 +254,7 @@ class FeedbackLoop:
     def _weight(self, step: int) -> float:
         """The schedule's weight; its ramp begins when there is something to pay with."""
         mix = self.config.mix
-        ready = self.version > 0 or self._trainer is None or mix.credit == "terminal"
+        ready = self.version > 0 or (mix.credit == "terminal" and mix.source != "distilled")
         if mix.source == "none" or step < mix.start_step or (self.ramp_from is None and not ready):
             return 0.0
         if self.ramp_from is None:
@@ -252,23 +272,24 @@ class FeedbackLoop:
         origin[weight == 0] = 0
         paid = np.isin(origin, (DIRECT, DISTILLED))
         value = np.where(origin == DIRECT, verdict, belief[episodes.obs_offsets[1:] - 1])
-        reward = credit(mix.credit, episodes, belief, value, weight * paid, self.config.ppo.gamma)
+        paid_by = belief if mix.unjudged == "rm" else hold_until_paid(belief, episodes, cells)
+        reward = credit(mix.credit, episodes, paid_by, value, weight * paid, self.config.ppo.gamma)
         scatter(reward, episodes, cells, into)
         scored = episodes.complete & (version > 0)
         if scored.any():
-            self._window.proxies += belief[episodes.obs_offsets[1:] - 1][scored].tolist()
+            self._tally.proxies += belief[episodes.obs_offsets[1:] - 1][scored].tolist()
         return origin
 
     def _pin(self, episodes: EpisodeBatch, weight_now: float) -> tuple[Array, Array]:
         """(E,) weight and version of each episode: those of its first scoring; remembered while it runs."""
-        now = (weight_now, self.version)
-        pins = [self._pins.pop(i, now) for i in episodes.episode_id.tolist()]
+        now = (weight_now, self.version, self.iteration)
+        pins = [self._pins.pop(i, now)[:2] for i in episodes.episode_id.tolist()]
         begun = episodes.lengths > 0
         for i, pin, is_open, has_begun in zip(
             episodes.episode_id.tolist(), pins, ~episodes.complete, begun, strict=True
         ):
             if is_open and has_begun:
-                self._pins[i] = pin
+                self._pins[i] = (*pin, self.iteration)
         weights, versions = zip(*pins, strict=True) if pins else ((), ())
         return np.array(weights, np.float64), np.array(versions, np.int64)
 
@@ -288,52 +309,22 @@ class FeedbackLoop:
 
     def end_iteration(self, step: int) -> dict[str, dict[str, float]]:
         """Figures of the iteration by room; begins the next."""
-        w, self._window = self._window, _Window()
+        tally, self._tally = self._tally, Tally()
         self.iteration += 1
         self._verdicts.clear()
         self._abstained.clear()
-        origin = np.concatenate(w.origins) if w.origins else np.zeros(0, np.int8)
-        share = np.bincount(origin, minlength=len(PROVENANCE)) / max(1, len(origin))
-        figures = {
-            "mix": {
-                "weight": self._weight_now(step),
-                **{f"share_{name}": float(share[i]) for i, name in enumerate(PROVENANCE)},
-                "staleness": float(np.mean(w.ages)) if w.ages else math.nan,
-                "dropped_steps": float(w.dropped_steps),
-            },
-        }
+        self._pins = {i: pin for i, pin in self._pins.items() if pin[2] >= self.iteration - _FORGET_AFTER}
+        figures = {"mix": tally.mix_figures(self._weight_now(step))}
         if self._pool is not None:
-            figures["feedback"] = self._feedback_figures(w)
+            figures["feedback"] = tally.feedback_figures(self._pool.stats(), self._pool.in_flight)
         if self._trainer is not None:
-            figures["rm"] = self._rm_figures(w)
+            figures["rm"] = tally.rm_figures(self.report, self.version)
         return figures
 
     def _weight_now(self, step: int) -> float:
         if self.ramp_from is None:
             return 0.0
         return feedback_weight(step - self.ramp_from + self.config.mix.start_step, self.config.mix)
-
-    def _feedback_figures(self, w: _Window) -> dict[str, float]:
-        stats = self._pool.stats() if self._pool is not None else None
-        named = ("labels", "abstained", "replayed", "spend_usd", "reserved_usd", "cap_usd", "labels_left", "latency_s")
-        figures = {name: _number(getattr(stats, name)) for name in named}
-        return figures | {
-            "asked": float(w.asked),
-            "in_flight": float(self._pool.in_flight if self._pool is not None else 0),
-            "approval_rate": float(np.mean(w.verdicts)) if w.verdicts else math.nan,
-        }
-
-    def _rm_figures(self, w: _Window) -> dict[str, float]:
-        report = self.report
-        return {
-            "version": float(self.version),
-            "heldout_accuracy": report.heldout_accuracy if report else math.nan,
-            "balanced_accuracy": report.balanced_accuracy if report else math.nan,
-            "heldout_n": float(report.heldout_n) if report else 0.0,
-            "train_n": float(report.train_n) if report else 0.0,
-            "gate_open": float(self.version > 0),
-            "score_mean": float(np.mean(w.proxies)) if w.proxies else math.nan,
-        }
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: everything but what was paid, which is in the store and referred to by position."""
@@ -357,6 +348,7 @@ class FeedbackLoop:
         self._scorers = {v: self._load(s) for v, s in self._states.items()}
         self.report, self.reports, self.totals = state["report"], list(state["reports"]), dict(state["totals"])
         self._rng.bit_generator.state = state["rng"]
+        self._last_position = state["store_position"]
         self._pins.clear()
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
@@ -366,8 +358,8 @@ class FeedbackLoop:
     def drain(self, deadline_s: float) -> None:
         """Wait for the answers still out; they train nothing any more, but they are paid for and stored."""
         if self._pool is not None:
-            pool = self._pool
-            self._guarded(lambda: pool.wait(deadline_s))
+            self._guarded(self._pool.poll)
+            self._wait_for_answers(deadline_s)
 
     def pool_stats(self) -> Any:
         """The pool's account; None where nothing is asked."""
@@ -395,7 +387,3 @@ def _own(episode: Episode) -> Episode:
         terminated=episode.terminated,
         policy_version=episode.policy_version,
     )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

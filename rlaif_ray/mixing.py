@@ -29,6 +29,7 @@ __all__ = [
     "credit",
     "feedback_weight",
     "generalized_advantages",
+    "hold_until_paid",
     "provenance",
     "scatter",
     "standardize",
@@ -114,6 +115,22 @@ def credit(kind: Credit, episodes: EpisodeBatch, belief: Array, value: Array, we
     if kind != "redistribute" and E:
         reward[last_action] += weight[ended] * value[ended]
     return reward.astype(np.float32)
+
+
+def hold_until_paid(belief: Array, episodes: EpisodeBatch, cells: Array) -> Array:
+    """(S,) belief that stays at Phi_0 until an episode's part in this fragment begins.
+
+    Where episodes without a verdict are not paid, those still open aren't either (nobody knows yet whether they will
+    be judged). A verdict at the end then pays what is due for the earlier parts with the first step of the last one:
+    ``redistribute`` still sums to w (v - Phi_0).
+    """
+    from rlaif_ray.columns import packed_ranges
+
+    earlier = episodes.lengths - (cells[:, 2] - cells[:, 1])
+    starts = episodes.obs_offsets[:-1]
+    held = belief.copy()
+    held[packed_ranges(starts, earlier + 1)] = np.repeat(belief[starts], earlier + 1)
+    return held
 
 
 def scatter(packed: Array, episodes: EpisodeBatch, cells: Array, into: Array) -> None:

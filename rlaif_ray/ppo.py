@@ -67,6 +67,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._clock: dict[str, float] = {}
         self._rng = np.random.default_rng([self.rlaif.run.seed, 2])
         self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
+        self.loop.stopping = self.stopping
 
     def _wire(self) -> FeedbackLoop:
         # Imported here: a run on the task reward alone needs neither HTTP clients nor the reward model's nets.

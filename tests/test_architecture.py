@@ -26,7 +26,7 @@ LEVELS: list[dict[str, set[str]]] = [
         "reward_model": {"reward_model"},
     },
     {"mixing": {"mixing"}},
-    {"loop": {"loop"}},
+    {"loop": {"loop", "tally"}},
     {"ppo": {"ppo", "ppo_config"}},
     {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog"}},
     {"report": {"report"}},

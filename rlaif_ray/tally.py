@@ -1,0 +1,70 @@
+"""What happened in the feedback half of an iteration, and the figures made of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlaif_ray.mixing import PROVENANCE
+from rlaif_ray.types import Array, RewardModelReport
+
+__all__ = ["Tally"]
+
+_POOL_FIGURES = (
+    "labels", "abstained", "replayed", "spend_usd", "reserved_usd", "cap_usd", "labels_left", "latency_s",
+)  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """Counts since the last report. Figures are nan where nothing happened to make them of."""
+
+    asked: int = 0
+    verdicts: list[float] = field(default_factory=list)
+    abstained: int = 0
+    ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
+    proxies: list[float] = field(default_factory=list)  # the reward model's belief at the ends of episodes
+    origins: list[Array] = field(default_factory=list)
+    dropped_steps: int = 0
+
+    def mix_figures(self, weight: float) -> dict[str, float]:
+        """Shares of the completed episodes by provenance, and how old the answers were."""
+        origin = np.concatenate(self.origins) if self.origins else np.zeros(0, np.int8)
+        share = np.bincount(origin, minlength=len(PROVENANCE)) / max(1, len(origin))
+        return {
+            "weight": weight,
+            **{f"share_{name}": float(share[i]) for i, name in enumerate(PROVENANCE)},
+            "staleness": _mean(self.ages),
+            "dropped_steps": float(self.dropped_steps),
+        }
+
+    def feedback_figures(self, stats: Any, in_flight: int) -> dict[str, float]:
+        """``stats``: the pool's account; amounts that have no cap are nan."""
+        return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
+            "asked": float(self.asked),
+            "in_flight": float(in_flight),
+            "approval_rate": _mean(self.verdicts),
+        }
+
+    def rm_figures(self, report: RewardModelReport | None, version: int) -> dict[str, float]:
+        """``version``: the one in use; 0: none."""
+        return {
+            "version": float(version),
+            "heldout_accuracy": report.heldout_accuracy if report else math.nan,
+            "balanced_accuracy": report.balanced_accuracy if report else math.nan,
+            "heldout_n": float(report.heldout_n) if report else 0.0,
+            "train_n": float(report.train_n) if report else 0.0,
+            "gate_open": float(version > 0),
+            "score_mean": _mean(self.proxies),
+        }
+
+
+def _mean(values: list[float] | list[int]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
