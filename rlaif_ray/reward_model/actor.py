@@ -83,7 +83,6 @@ class _Worker:
         import torch
 
         os.nice(NICENESS)
-        torch.set_num_threads(1)
         usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
         self._trainer = RewardModelTrainer(config, obs_shape, seed, usable)
 

@@ -14,7 +14,7 @@ import torch
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.reward_model import losses
-from rlaif_ray.reward_model.nets import SequenceNet
+from rlaif_ray.reward_model.nets import SequenceNet, one_thread
 from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array
 
@@ -52,7 +52,7 @@ def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed
     Minibatches and dropout are set by ``seed`` and nothing else; PyTorch's own generators are left as they were.
     """
     device = net.shift.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         net.train()
         loss = _passes(net, data, config, np.random.default_rng(seed))

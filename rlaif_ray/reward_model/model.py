@@ -11,7 +11,7 @@ import torch
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.reward_model import losses
-from rlaif_ray.reward_model.nets import SequenceNet, make_net
+from rlaif_ray.reward_model.nets import SequenceNet, make_net, one_thread
 from rlaif_ray.types import Array, EpisodeBatch, Scores
 
 __all__ = ["RewardModel"]
@@ -52,7 +52,7 @@ class RewardModel:
             raise ShapeError(f"reward model: got observations {obs.shape[1:]}, expected {self.obs_shape}")
         if not len(obs):
             return np.zeros((len(self.members), 0), np.float32)
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             logits = [net.to(device).logits(obs, obs_offsets).cpu().numpy() for net in self.members]
         return np.stack(logits)
 

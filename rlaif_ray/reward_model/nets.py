@@ -14,6 +14,8 @@ a dense layer on patches (``packing``), each of which is looked at once, however
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,12 +29,12 @@ from rlaif_ray.reward_model import packing
 from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array
 
-__all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net"]
+__all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net", "one_thread"]
 
 CELLS_AT_ONCE = 96 * 1024  # of one scoring chunk: about 580 Homegrid frames, whose rows stay in the core's cache
 GRID_AXES = 3
 REMEMBERS = 3.0  # added to the LSTM's forget gate: what happened must still be known dozens of steps later
-DROPPED = 0.5  # of event-max's features in training: without it wrong labels are learned by heart (98.2 % for 99.8 %)
+DROPPED = 0.5  # of the features, in training: without it wrong labels are learned by heart
 
 
 class SequenceNet(nn.Module):
@@ -169,13 +171,12 @@ class CnnLstm(SequenceNet):
 
     def __init__(self, obs_shape: tuple[int, ...], channels: int, hidden: int) -> None:
         super().__init__(obs_shape, channels, hidden)
-        self.code = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU())
+        self.code = nn.Sequential(nn.Dropout(DROPPED), nn.Linear(channels, hidden), nn.ReLU())
         self.lstm = nn.LSTM(hidden, hidden)
         self.head = nn.Linear(hidden, 1)
+        forget = slice(hidden, 2 * hidden)  # PyTorch orders the gates input, forget, cell, output
         with torch.no_grad():
-            self.lstm.bias_hh_l0[hidden : 2 * hidden] += (
-                REMEMBERS  # PyTorch orders the gates input, forget, cell, output
-            )
+            self.lstm.get_parameter("bias_hh_l0")[forget] += REMEMBERS
 
     def digest(self, obs: Array) -> Bags:
         if self.is_grid:
@@ -200,6 +201,18 @@ class CnnLstm(SequenceNet):
 
 
 NETS: dict[str, type[EventMax] | type[CnnLstm]] = {"event-max": EventMax, "cnn-lstm": CnnLstm}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread meanwhile: nets and chunks this small lose more to waiting for each other than they gain,
+    ten times over where the learner keeps the cores busy; and rounding doesn't depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_net(config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int) -> SequenceNet:

@@ -67,8 +67,8 @@ class Bags:
     @staticmethod
     def of(rows: Array, ids: Array, sizes: Array) -> Bags:
         """One episode."""
-        rows_E, ids_E, bags_E = (np.array([len(a)], np.int64) for a in (rows, ids, sizes))
-        return Bags(rows, ids, sizes, rows_E, ids_E, bags_E)
+        n_rows, n_ids, n_bags = (np.array([len(a)], np.int64) for a in (rows, ids, sizes))
+        return Bags(rows, ids, sizes, n_rows, n_ids, n_bags)
 
     @staticmethod
     def pack(bags: Sequence[Bags]) -> Bags:
@@ -80,12 +80,12 @@ class Bags:
 
     def take(self, index: Array) -> Bags:
         """The episodes at ``index`` (any order, repeats allowed)."""
-        rows_E, ids_E, bags_E = self.row_counts[index], self.id_counts[index], self.bag_counts[index]
+        n_rows, n_ids, n_bags = self.row_counts[index], self.id_counts[index], self.bag_counts[index]
         rows, ids, bags = (
             ranges((np.cumsum(counts) - counts)[index], taken)
-            for counts, taken in ((self.row_counts, rows_E), (self.id_counts, ids_E), (self.bag_counts, bags_E))
+            for counts, taken in ((self.row_counts, n_rows), (self.id_counts, n_ids), (self.bag_counts, n_bags))
         )
-        return Bags(self.rows[rows], self.ids[ids], self.sizes[bags], rows_E, ids_E, bags_E)
+        return Bags(self.rows[rows], self.ids[ids], self.sizes[bags], n_rows, n_ids, n_bags)
 
     def packed_ids(self) -> Array:
         """(I,) int64: rows among all of ``rows``."""

@@ -164,3 +164,18 @@ def test_no_episodes_and_wrong_shapes():
         _model("event-max", (5, 5))
     with pytest.raises(UnknownNameError, match="event-max"):
         nets.make_net(RewardModelConfig.model_construct(net="event-maks"), OBS_SHAPE, 0)
+
+
+def test_scoring_gives_the_threads_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _model("event-max").score(meeting_batch(2, seed=0))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ShapeError), nets.one_thread():
+            _model("event-max", (5, 5))
+        assert torch.get_num_threads() == 2
+        with nets.one_thread():
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
