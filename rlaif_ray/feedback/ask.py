@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.errors import AttemptFailed, BudgetExhausted, JudgeError, JudgeUnreachable
@@ -100,7 +107,9 @@ class Asker:
 
     def __post_init__(self) -> None:
         self._limits = RateLimits(self.config, self.rate_share)
-        self._backoff = wait_exponential_jitter(initial=self.backoff_s, max=_MOST_BACKOFF_S, jitter=self.backoff_s)
+        self._backoff = wait_exponential(multiplier=self.backoff_s, max=_MOST_BACKOFF_S) + wait_random(
+            0.0, self.backoff_s
+        )
         self._owner = owner_id()
 
     async def ask(self, asked: Asked) -> Label | None:

@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from rlaif_ray.config import Config
-from rlaif_ray.errors import RlaifError, StoreError
+from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, questioner_actor, store_actor
 from rlaif_ray.feedback.budget import Account, Caps
 from rlaif_ray.feedback.database import owner_alive
@@ -205,7 +205,7 @@ class FeedbackPool:
                 self._failed += 1
                 self._replace(worker)
             except RayError as error:
-                self._complain(str(getattr(error, "cause", error)))
+                self._complain(_last_line(getattr(error, "cause", error)))
 
     def _take(self, answered: Answered) -> None:
         if answered.label is not None:
@@ -246,24 +246,29 @@ class FeedbackPool:
         for ref in lost:
             del self._pending[ref]
         self._failed += len(lost)
-        self._dismiss(dead)
+        trouble = self._dismiss(dead)
+        if trouble is not None:  # another one would fare no better
+            self._stop, self._stopped = trouble, True
+            self._workers.remove(dead)
+            return
         self._workers[self._workers.index(dead)] = self._hire()
         logger.warning("a feedback process died; up to %d questions in flight were written off", len(lost) + 1)
         for label in self._of_store("labels", self._run_id, self._seen):
             self._deliver(label)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _dismiss(self, worker: _Worker) -> JudgeError | None:
+        """End a questioner and write off what it had in flight; why, where it never got as far as asking."""
         try:
             owner = ray.get(worker.identity, timeout=_DEATH_S)
-        except RayError:  # it never got as far as asking
-            owner = None
+        except RayError as error:
+            ray.kill(worker.actor)
+            return JudgeError(f"a feedback process could not start: {_last_line(error)}")
         ray.kill(worker.actor)
-        if owner is None:
-            return
         deadline = time.monotonic() + _DEATH_S
         while owner_alive(owner) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._of_store("write_off_owner", owner)
+        return None
 
     def _account(self) -> Account:
         account: Account = self._of_store("account", self._caps)
@@ -278,3 +283,8 @@ class FeedbackPool:
             if isinstance(cause, RlaifError):
                 raise cause from None
             raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of an error that says what happened: Ray puts its stack before it."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -103,7 +103,10 @@ def parse_approval(text: str) -> ApprovalAnswer:
 
 
 def _only_object(text: str) -> dict[str, Any]:
-    for candidate in (text.strip(), *_FENCED.findall(text)[:1], text[text.find("{") : text.rfind("}") + 1]):
+    fenced = _FENCED.findall(text)
+    if len(fenced) > 1:
+        raise ValueError("the answer has more than one JSON object")
+    for candidate in (text.strip(), *fenced, text[text.find("{") : text.rfind("}") + 1]):
         try:
             found = json.loads(candidate, object_pairs_hook=_no_key_twice)
         except (json.JSONDecodeError, RecursionError):

@@ -172,7 +172,7 @@ class JudgeServer:
             raise BadRequest("the built-in judge reads pictures, and the request has none")
         try:
             return self.reader.read(pictures)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # Pillow says OSError to what is no picture
             raise BadRequest(f"the pictures can't be read: {error}") from None
 
     def _completion(self, request: Request, text: str | None, refusal: str | None) -> dict[str, Any]:

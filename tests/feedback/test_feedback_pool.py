@@ -1,0 +1,270 @@
+"""The pool on a real Ray: nothing blocks, nothing is lost, nothing goes beyond the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from aiohttp import web
+from feedback_fakes import KEY, BrokenRenderer, FakeServer, TinyRenderer, completion, tiny_config, tiny_episode
+
+from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsKey, MissingKeyError, ReplayMissError, StoreError
+from rlaif_ray.feedback.actors import store_actor
+from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
+from rlaif_ray.feedback.pool import FeedbackPool
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import EpisodeRenderer, Label, Verdict
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture
+def pools() -> Iterator[list[FeedbackPool]]:
+    opened: list[FeedbackPool] = []
+    yield opened
+    for pool in opened:
+        pool.close(grace_s=0.0)
+
+
+def make_pool(
+    pools: list[FeedbackPool],
+    path: Path,
+    base_url: str,
+    *,
+    run: str = "run",
+    renderer: EpisodeRenderer | None = None,
+    **overrides: Any,
+) -> FeedbackPool:
+    config = tiny_config(base_url, **({"feedback__concurrency": 8} | overrides))
+    pool = FeedbackPool(config, renderer=renderer or TinyRenderer(), store_path=path / "labels.sqlite", run_id=run)
+    pools.append(pool)
+    return pool
+
+
+def stored(path: Path) -> list[Label]:
+    with LabelStore(path / "labels.sqlite", readonly=True) as store:
+        return store.labels()
+
+
+async def slowly(seconds: float) -> Any:
+    await asyncio.sleep(seconds)
+    return completion()
+
+
+def test_the_built_in_judge_through_the_pool(
+    builtin_judge: BuiltinJudge, pools: list[FeedbackPool], tmp_path: Path
+) -> None:
+    url = builtin_judge.start("perfect", "feedback_fakes:TinyReader")
+    pool = make_pool(
+        pools, tmp_path, url, judge__kind="builtin", judge__profile="perfect", feedback__pool_actors=2, budget__usd=1.0
+    )
+    episodes = [tiny_episode(number, harmful=number % 4 == 0) for number in range(40)]
+    assert pool.submit(episodes, inclusion_probability=0.25, step=1234) == 40
+    assert pool.in_flight > 0
+    labels = pool.wait(60.0)
+    assert pool.in_flight == 0
+    assert sorted(label.episode_id for label in labels) == list(range(40))
+    for label in labels:
+        assert isinstance(label.outcome, Verdict)
+        assert label.outcome.approved is (label.episode_id % 4 != 0)
+        assert (label.asked_at_step, label.inclusion_probability, label.policy_version) == (1234, 0.25, 7)
+    assert sorted(label.label_id for label in stored(tmp_path)) == sorted(label.label_id for label in labels)
+    stats = pool.stats()
+    assert (stats.labels, stats.abstained, stats.replayed, stats.failed) == (40, 0, 0, 0)
+    assert (stats.cap_usd, stats.labels_left, stats.exhausted) == (1.0, None, False)
+    assert stats.latency_s > 0.0
+    assert pool.poll() == []
+
+
+def test_submitting_and_polling_never_wait_for_the_judge(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: slowly(1.5)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url)
+        started = time.monotonic()
+        assert pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0) == 12
+        assert pool.poll() == []
+        assert time.monotonic() - started < 1.0
+        assert pool.wait(0.1) == []
+        assert len(pool.wait(60.0)) == 12
+        assert server.most_in_flight <= 8
+
+
+def test_the_label_budget_ends_asking_and_is_shared_with_the_next_run(
+    pools: list[FeedbackPool], tmp_path: Path
+) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        first = make_pool(pools, tmp_path, server.base_url, budget__labels=7)
+        assert first.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0) == 5
+        assert len(first.wait(30.0)) == 5
+        assert first.stats().labels_left == 2
+        assert not first.stats().exhausted
+        second = make_pool(pools, tmp_path, server.base_url, run="other", budget__labels=7)
+        assert second.submit([tiny_episode(n) for n in range(10, 20)], inclusion_probability=1.0, step=0) == 2
+        assert len(second.wait(30.0)) == 2
+        stats = second.stats()
+        assert (stats.labels, stats.labels_left, stats.exhausted) == (2, 0, True)
+        assert second.submit([tiny_episode(30)], inclusion_probability=1.0, step=0) == 0
+        assert server.asked == 7
+
+
+def test_money_ends_asking_quietly(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    priced = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 1000.0}
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, budget__usd=8.0, **priced)
+        pool.submit([tiny_episode(n) for n in range(60)], inclusion_probability=1.0, step=0)
+        labels = pool.wait(30.0)
+        stats = pool.stats()
+        assert 0 < len(labels) < 60
+        assert stats.labels == len(labels) == server.asked
+        assert stats.spend_usd == pytest.approx(0.12 * len(labels))
+        assert stats.spend_usd <= 8.0
+        assert stats.exhausted
+        assert stats.failed == 0
+
+
+def test_a_restart_replays_for_nothing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    episodes = [tiny_episode(n) for n in range(6)]
+    with FakeServer(lambda *_: completion()) as server:
+        first = make_pool(pools, tmp_path, server.base_url)
+        first.submit(episodes, inclusion_probability=1.0, step=0)
+        first.wait(30.0)
+        first.close()
+        second = make_pool(pools, tmp_path, server.base_url)
+        assert second.poll() == []
+        second.submit([*episodes, tiny_episode(6)], inclusion_probability=1.0, step=9)
+        labels = second.wait(30.0)
+        assert sorted(label.replayed for label in labels) == [False] + [True] * 6
+        assert server.asked == 7
+        assert (second.stats().labels, second.stats().replayed) == (7, 6)
+
+
+def test_replay_only_stops_at_a_question_that_is_not_stored(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, judge__replay="only")
+        pool.submit([tiny_episode(1)], inclusion_probability=1.0, step=0)
+        with pytest.raises(ReplayMissError, match="has no answer to question"):
+            pool.wait(30.0)
+        assert server.asked == 0
+
+
+def test_a_judge_that_rejects_the_key_stops_asking_and_says_so_once(
+    pools: list[FeedbackPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_KEY", KEY)
+
+    def respond(number: int, _: dict[str, Any]) -> Any:
+        if number < 2:
+            return completion()
+        return web.json_response({"error": {"message": f"bad key {KEY}"}}, status=401)
+
+    with FakeServer(respond) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, judge__api_key_env="TINY_KEY", feedback__concurrency=1)
+        pool.submit([tiny_episode(n) for n in range(8)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 2  # what had arrived is handed out first
+        with pytest.raises(JudgeRejectsKey) as error:
+            pool.poll()
+        assert KEY not in str(error.value)
+        assert "ray" not in str(error.value)
+        assert pool.poll() == []
+        assert pool.submit([tiny_episode(20)], inclusion_probability=1.0, step=0) == 0
+        assert server.asked == 3
+        assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_one_question_that_cannot_be_drawn_leaves_the_others_alone(
+    pools: list[FeedbackPool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, renderer=BrokenRenderer())
+        pool.submit([tiny_episode(n) for n in range(10)], inclusion_probability=1.0, step=0)
+        assert sorted(label.episode_id for label in pool.wait(30.0)) == [0, 2, 4, 6, 8]
+        assert pool.stats().failed == 5
+    assert caplog.text.count("out of ink") == 1
+
+
+def test_what_does_not_arrive_in_time_is_written_off_at_the_end(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda number, _: slowly(30.0 if number else 0.0)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, budget__labels=10)
+        pool.submit([tiny_episode(n) for n in range(3)], inclusion_probability=1.0, step=0)
+        deadline = time.monotonic() + 30.0
+        while server.asked < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        started = time.monotonic()
+        pool.close(grace_s=0.5)
+        assert time.monotonic() - started < 8.0
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        assert len(store.labels()) == 1
+        assert (store.stats().labels, store.stats().reserved_usd) == (3, 0.0)
+
+
+def test_a_killed_questioner_is_replaced_and_written_off(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda number, _: slowly(0.0 if number < 2 or number > 4 else 60.0)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, judge__api_key_env="TINY_KEY")
+        pool.submit([tiny_episode(n) for n in range(2)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 2
+        pool.submit([tiny_episode(n) for n in range(2, 5)], inclusion_probability=1.0, step=0)
+        deadline = time.monotonic() + 30.0
+        while server.asked < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        victim = int(ray.get(pool._workers[0].identity).split(":")[1])
+        os.kill(victim, signal.SIGKILL)
+        assert pool.wait(30.0) == []
+        assert pool.in_flight == 0
+        assert pool.stats().failed == 3
+        assert pool.stats().labels == 5
+        pool.submit([tiny_episode(9)], inclusion_probability=1.0, step=0)
+        assert [label.episode_id for label in pool.wait(30.0)] == [9]
+
+
+def test_a_questioners_process_is_small(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url)
+
+        def loaded(_: Any) -> set[str]:
+            import sys
+
+            return {"torch", "ray.rllib", "matplotlib", "pandas"} & set(sys.modules)
+
+        assert ray.get(pool._workers[0].actor.__ray_call__.remote(loaded)) == set()
+
+
+def test_runs_that_share_a_file_share_its_actor(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        make_pool(pools, tmp_path, server.base_url)
+        again = store_actor(tmp_path / "labels.sqlite")
+        assert again._actor_id == pools[0]._store._actor_id
+
+
+class Unloadable(TinyRenderer):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return __import__, ("no_such_module_anywhere",)
+
+
+def test_a_questioner_that_cannot_start_says_why(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    pool = make_pool(pools, tmp_path, "http://127.0.0.1:1/v1", renderer=Unloadable())
+    pool.submit([tiny_episode(n) for n in range(3)], inclusion_probability=1.0, step=0)
+    with pytest.raises(JudgeError, match=r"could not start: .*no_such_module_anywhere"):
+        pool.wait(30.0)
+    assert pool.in_flight == 0
+    assert pool.submit([tiny_episode(9)], inclusion_probability=1.0, step=0) == 0
+
+
+def test_mistakes_are_told_before_anything_starts(
+    pools: list[FeedbackPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingKeyError):
+        make_pool(pools, tmp_path, "https://api.example/v1", judge__api_key_env="NOT_SET_ANYWHERE")
+    monkeypatch.setenv("TINY_KEY", KEY)
+    with pytest.raises(ConfigError, match="price of 'tiny'"):
+        make_pool(pools, tmp_path, "https://api.example/v1", judge__api_key_env="TINY_KEY")
+    with pytest.raises(ConfigError, match="did you mean 'homegrid-align'"):
+        make_pool(pools, tmp_path, "http://127.0.0.1:1/v1", judge__prompt="homegrid-aling")
+    (tmp_path / "labels.sqlite").write_bytes(b"not a store" * 500)
+    with pytest.raises(StoreError, match="damaged or no label store"):
+        make_pool(pools, tmp_path, "http://127.0.0.1:1/v1")

@@ -1,0 +1,354 @@
+"""The store: answers on disk, an account that survives, questions asked once, errors that say what is wrong."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from multiprocessing.synchronize import Event as ProcessEvent
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feedback_fakes import asked_about, tiny_config, tiny_episode
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
+from rlaif_ray.feedback import database
+from rlaif_ray.feedback.budget import Account, Amount, Caps
+from rlaif_ray.feedback.database import owner_alive, owner_id
+from rlaif_ray.feedback.judge import identity_of
+from rlaif_ray.feedback.records import Record, pack_episode, record_of, unpack_episode
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Abstention, Label, Usage, Verdict, episode_key
+
+JUDGE = identity_of(tiny_config("http://127.0.0.1:1/v1").judge)
+ME = owner_id()
+WORST = Amount(0.10, 1, 1000)
+USED = Amount(0.04, 1, 400)
+VERDICT = Verdict(
+    kind="approval",
+    value=1.0,
+    text="{}",
+    usage=Usage(300, 100, 0.04, 1.5, 2),
+    approved=True,
+    description="d",
+    reasoning="r",
+)
+REFUSAL = Abstention("refusal", "no", Usage(300, 10, 0.04, 1.0), "I can't")
+spawned = multiprocessing.get_context("spawn")
+
+
+def record(number: int, run: str = "run") -> Record:
+    asked = asked_about(number, JUDGE)
+    return record_of(asked.__class__(asked.question, asked.episode, run, asked.step, asked.inclusion_probability))
+
+
+def answered(store: LabelStore, number: int, outcome: Verdict | Abstention = VERDICT, run: str = "run") -> Label:
+    row = record(number, run)
+    assert store.claim(row, ME) == "claimed"
+    return store.answer(row, outcome, store.reserve(row, WORST, Caps(), ME), USED)
+
+
+def test_what_went_in_comes_out(store: LabelStore) -> None:
+    label = answered(store, 3)
+    assert store.labels() == [label]
+    assert label.outcome == VERDICT
+    assert (label.episode_id, label.policy_version, label.asked_at_step, label.inclusion_probability) == (3, 7, 30, 0.5)
+    assert (label.judge, label.replayed, label.value) == ("127.0.0.1:1/tiny", False, 1.0)
+    refused = answered(store, 4, REFUSAL)
+    assert refused.outcome == REFUSAL
+    assert refused.value is None
+    assert store.labels(after=label.label_id) == [refused]
+    assert store.labels(run="another") == []
+    assert store.find(label.question_key) == label
+    assert store.find("nothing") is None
+
+
+def test_episodes_come_back_as_they_were(store: LabelStore) -> None:
+    label = answered(store, 3)
+    episode = tiny_episode(3)
+    for found in (store.episode(episode_key(episode)), store.episode_of(label)):
+        assert episode_key(found) == episode_key(episode)
+        assert found.obs.dtype == episode.obs.dtype
+        assert (found.episode_id, found.task_return, found.terminated) == (3, 1.0, True)
+    with pytest.raises(StoreError, match="no episode 'x'"):
+        store.episode("x")
+    stateless = unpack_episode(pack_episode(episode.__class__(**(vars(episode) | {"states": None}))))
+    assert stateless.states is None
+    np.testing.assert_array_equal(stateless.actions, episode.actions)
+
+
+def test_an_answer_is_on_disk_when_it_is_returned(store: LabelStore) -> None:
+    label = answered(store, 3)
+    with LabelStore(store.path, readonly=True) as other:
+        assert other.labels() == [label]
+
+
+def test_the_same_question_is_billed_once(store: LabelStore) -> None:
+    first = answered(store, 3)
+    again = store.claim(record(3, run="another"), ME)
+    assert isinstance(again, Label)
+    assert again.replayed
+    assert again.outcome == first.outcome
+    assert store.stats().labels == 1
+    assert store.stats().replayed == 1
+    assert store.stats("another").spend_usd == 0.0
+    assert store.stats("run").spend_usd == pytest.approx(0.04)
+    assert len(store.labels()) == 2
+
+
+def test_replay_off_asks_again_and_only_never_does(store: LabelStore) -> None:
+    answered(store, 3)
+    assert store.claim(record(3), ME, "off") == "claimed"
+    assert isinstance(store.claim(record(3), ME, "only"), Label)
+    with pytest.raises(ReplayMissError, match="no answer to question"):
+        store.claim(record(4), ME, "only")
+
+
+def test_an_answer_that_never_came_is_asked_for_again(store: LabelStore) -> None:
+    answered(store, 3, Abstention("timeout", "no answer within 60 s", Usage()))
+    assert store.claim(record(3), ME) == "claimed"
+    answered(store, 4, REFUSAL)
+    assert isinstance(store.claim(record(4), ME), Label)
+
+
+def test_a_question_is_never_in_flight_twice(store: LabelStore) -> None:
+    assert store.claim(record(3), ME) == "claimed"
+    with LabelStore(store.path) as other:
+        assert other.claim(record(3), ME) == "busy"
+        store.unclaim(record(3).question_key, ME)
+        assert other.claim(record(3), ME) == "claimed"
+
+
+def test_stats_have_exactly_these_keys_and_numbers(store: LabelStore) -> None:
+    store.open_run("run", Caps(usd=2.0))
+    answered(store, 1)
+    answered(store, 2, REFUSAL)
+    store.claim(record(2), ME)
+    row = record(3)
+    store.claim(row, ME)
+    store.reserve(row, WORST, Caps(), ME)
+    assert vars(store.stats("run")) == {
+        "labels": 2,
+        "abstained": 1,
+        "replayed": 1,
+        "spend_usd": pytest.approx(0.08),
+        "reserved_usd": pytest.approx(0.10),
+        "cap_usd": 2.0,
+    }
+    assert store.stats().cap_usd == 2.0
+
+
+def test_answering_twice_is_answering_once(store: LabelStore) -> None:
+    row = record(3)
+    store.claim(row, ME)
+    ticket = store.reserve(row, WORST, Caps(), ME)
+    first = store.answer(row, VERDICT, ticket, USED)
+    assert store.answer(row, VERDICT, ticket, USED) == first
+    assert store.account(Caps()).spent == USED
+
+
+def test_an_answer_after_the_write_off_replaces_it(store: LabelStore) -> None:
+    row = record(3)
+    store.claim(row, ME)
+    ticket = store.reserve(row, WORST, Caps(), ME)
+    store.write_off(ticket)
+    store.write_off(ticket)
+    assert store.account(Caps()).spent == WORST
+    store.answer(row, VERDICT, ticket, USED)
+    spent = store.account(Caps()).spent
+    assert (spent.labels, spent.tokens) == (USED.labels, USED.tokens)
+    assert spent.usd == pytest.approx(USED.usd)
+    assert len(store.labels()) == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    labels_cap=st.integers(0, 6),
+    usd_cap=st.integers(0, 9).map(lambda cents: cents / 10),
+    steps=st.lists(st.sampled_from(["ask", "settle", "release", "write off", "reopen"]), max_size=25),
+)
+def test_the_account_on_disk_is_the_account_of_the_decider(
+    tmp_path_factory: pytest.TempPathFactory, labels_cap: int, usd_cap: float, steps: list[str]
+) -> None:
+    caps = Caps(usd=usd_cap, labels=labels_cap)
+    path = tmp_path_factory.mktemp("account") / "labels.sqlite"
+    store, model, tickets = LabelStore(path), Account(caps), []
+    for number, step in enumerate(steps):
+        row = record(number)
+        if step == "ask":
+            try:
+                model = model.reserve(WORST)
+            except BudgetExhausted:
+                with pytest.raises(BudgetExhausted):
+                    store.reserve(row, WORST, caps, ME)
+            else:
+                tickets.append(store.reserve(row, WORST, caps, ME))
+        elif step == "reopen":
+            store.close()
+            store = LabelStore(path)  # this process lives: what it has in flight stays in flight
+        elif tickets and step == "write off":
+            store.write_off(tickets.pop())
+            model = model.write_off(WORST)
+        elif tickets:
+            used = USED if step == "settle" else Amount()
+            store.settle(tickets.pop(), used)
+            model = model.settle(WORST, used)
+        found = store.account(caps)
+        assert (found.spent.labels, found.spent.tokens) == (model.spent.labels, model.spent.tokens)
+        assert found.spent.usd == pytest.approx(model.spent.usd)
+        assert (found.reserved.labels, found.reserved.tokens) == (model.reserved.labels, model.reserved.tokens)
+        assert found.spent.usd + found.reserved.usd <= usd_cap + 1e-6
+    store.close()
+
+
+def _reserve_and_hang(path: Path, reserved: ProcessEvent) -> None:
+    store = LabelStore(path)
+    for number in (1, 2):
+        row = record(number)
+        assert store.claim(row, owner_id()) == "claimed"
+        store.reserve(row, WORST, Caps(labels=3), owner_id())
+    reserved.set()
+    time.sleep(60)
+
+
+def test_a_killed_process_is_written_off_at_worst_and_the_cap_holds(tmp_path: Path) -> None:
+    path, reserved = tmp_path / "labels.sqlite", spawned.Event()
+    process = spawned.Process(target=_reserve_and_hang, args=(path, reserved))
+    process.start()
+    assert reserved.wait(30)
+    with LabelStore(path) as store:  # it lives: nothing is written off, its questions are its own
+        assert store.account(Caps()).reserved.labels == 2
+        assert store.claim(record(1), ME) == "busy"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert store.claim(record(1), ME) == "claimed"
+    with LabelStore(path) as store:
+        account = store.account(Caps(labels=3))
+        assert account.reserved.labels == 0
+        assert account.spent.labels == 2
+        assert account.spent.usd == pytest.approx(2 * WORST.usd)
+        store.reserve(record(1), WORST, Caps(labels=3), ME)
+        with pytest.raises(BudgetExhausted, match=r"budget\.labels: 2 of 3 spent and 1 reserved"):
+            store.reserve(record(2), WORST, Caps(labels=3), ME)
+
+
+def _ask_many(path: Path, first: int) -> None:
+    with LabelStore(path) as store:
+        for number in range(first, first + 40):
+            row = record(number % 60)
+            state = store.claim(row, owner_id())
+            if state != "claimed":
+                continue
+            try:
+                ticket = store.reserve(row, WORST, Caps(labels=50), owner_id())
+            except BudgetExhausted:
+                store.unclaim(row.question_key, owner_id())
+                continue
+            store.answer(row, VERDICT, ticket, USED)
+
+
+def test_processes_that_share_a_file_share_its_budget(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    processes = [spawned.Process(target=_ask_many, args=(path, first)) for first in (0, 20, 40)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    with LabelStore(path) as store:
+        billed = [label for label in store.labels() if not label.replayed]
+        assert len(billed) == len({label.question_key for label in billed}) == 50
+        assert store.stats().labels == 50
+
+
+def test_another_hosts_claim_is_given_up_when_its_lease_ends(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert owner_alive("elsewhere:1:0.00") is None
+    store.claim(record(3), "elsewhere:1:0.00")
+    store.reserve(record(3), WORST, Caps(), "elsewhere:1:0.00")
+    assert store.recover() == 0
+    assert store.claim(record(3), ME) == "busy"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 601.0)
+    assert store.claim(record(3), ME) == "claimed"
+    assert store.account(Caps()).spent == WORST
+
+
+def test_a_number_used_again_by_another_process_is_not_the_owner() -> None:
+    assert owner_alive(owner_id())
+    host, pid, created = owner_id().rsplit(":", 2)
+    assert owner_alive(f"{host}:{pid}:{float(created) - 100:.2f}") is False
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but long enough to be read as one" * 40, b"SQLite format 3\0" + b"x" * 4096]
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.sqlite").write_bytes(content)
+    for readonly in (False, True):
+        with pytest.raises(StoreError, match=r"labels\.sqlite") as error:
+            LabelStore(tmp_path / "labels.sqlite", readonly=readonly)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "labels.sqlite").read_bytes() == content
+
+
+def test_a_truncated_store_is_damaged(store: LabelStore) -> None:
+    for number in range(30):
+        answered(store, number)
+    path = store.path
+    store.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(StoreError, match=r"damaged|malformed"), LabelStore(path) as broken:
+        broken.labels()
+
+
+def test_other_files_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = sqlite3.connect(tmp_path / "foreign.sqlite")
+    foreign.execute("CREATE TABLE t (x)")
+    foreign.commit()
+    foreign.close()
+    with pytest.raises(StoreError, match="made by another program"):
+        LabelStore(tmp_path / "foreign.sqlite")
+    with pytest.raises(StoreError, match="no such file"):
+        LabelStore(tmp_path / "missing.sqlite", readonly=True)
+    assert not (tmp_path / "missing.sqlite").exists()
+    with pytest.raises(StoreError, match="unable to open"):
+        LabelStore(tmp_path)
+    LabelStore(tmp_path / "new.sqlite").close()
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
+    with pytest.raises(StoreError, match="got schema version 1, expected 2"):
+        LabelStore(tmp_path / "new.sqlite")
+
+
+def test_a_locked_store_says_so(store: LabelStore) -> None:
+    holder = sqlite3.connect(store.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(StoreError, match=r"kept it locked for 0\.2 s"):
+            LabelStore(store.path, busy_timeout_s=0.2)
+        with LabelStore(store.path, readonly=True, busy_timeout_s=0.2) as reader:
+            assert reader.labels() == []
+    finally:
+        holder.close()
+
+
+def test_the_sample_for_a_report_shows_both_sides(store: LabelStore) -> None:
+    bad = Verdict(kind="approval", value=0.0, text="{}", usage=Usage(), approved=False)
+    for number in range(20):
+        answered(store, number, bad if number == 13 else VERDICT)
+    sample = store.sample_of_judged(4)
+    assert len(sample) == 4
+    assert [s.label.episode_id for s in sample if s.label.value == 0.0] == [13]
+    assert sample[0].question_text.startswith("The 4 pictures")
+    assert sample[0].prompt_name == "homegrid-align"
+    assert all(s.episode.episode_id == s.label.episode_id for s in sample)
+    assert store.sample_of_judged(0) == []
+    assert len(store.sample_of_judged(100)) == 20
