@@ -15,9 +15,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlaif_ray.errors import EnvError
+from rlaif_ray.packed import env_major, interleave, join_batches, packed_ranges, take_episodes
 from rlaif_ray.types import Array, EpisodeBatch, Fragment, PolicyVersion, Rollout, Truth, VectorWorld
 
-__all__ = ["Acted", "Actor", "ColumnSampler", "join_batches", "packed_ranges", "run_episodes", "take_episodes"]
+__all__ = ["Acted", "Actor", "ColumnSampler", "run_episodes"]
 
 ID_BITS = 40  # episodes one sampler can number: a million million
 
@@ -41,21 +42,6 @@ class Actor(Protocol):
 
     def values(self, obs: Array) -> Array:
         """Observations (M, *obs) -> (M,) float32, the critic's values."""
-
-
-def packed_ranges(starts: Array, lengths: Array) -> Array:
-    """Concatenation of ``arange(start, start + length)`` over all pairs, as one (sum of lengths,) index."""
-    lengths = np.asarray(lengths, np.int64)
-    ends = np.cumsum(lengths)
-    steps = np.ones(int(ends[-1]) if len(ends) else 0, np.int64)
-    keep = lengths > 0
-    first = (ends - lengths)[keep]
-    if len(first):
-        kept_starts, kept_lengths = np.asarray(starts, np.int64)[keep], lengths[keep]
-        steps[first[0]] = kept_starts[0]
-        steps[first[1:]] = kept_starts[1:] - (kept_starts[:-1] + kept_lengths[:-1] - 1)
-    out: Array = np.cumsum(steps)
-    return out
 
 
 class ColumnSampler:
@@ -313,21 +299,21 @@ class _Source:
 
     def __init__(self, opened: EpisodeBatch, columns: _Columns, present: Array, present_states: Array | None) -> None:
         T, N = columns.T, columns.N
-        obs = [opened.obs, _env_major(columns.obs), *columns.final_obs, present]
+        obs = [opened.obs, env_major(columns.obs), *columns.final_obs, present]
         self.obs = np.concatenate(obs)
         self.prefix_offsets = opened.obs_offsets
         self.fragment_at = len(opened.obs)
         self.final_at = self.fragment_at + T * N
         self.present_at = self.final_at + sum(map(len, columns.final_obs))
-        self.actions = np.concatenate([opened.actions, _env_major(columns.action)])
-        self.reward = _env_major(columns.reward)
+        self.actions = np.concatenate([opened.actions, env_major(columns.action)])
+        self.reward = env_major(columns.reward)
         self.opened = opened
         self.states: Array | None = None
         if opened.states is not None and columns.states_after is not None and present_states is not None:
             finals = [s for s in columns.final_states if s is not None]
             # States come after a step; the one before it is the prefix's last, then the row above.
             before = np.concatenate([opened.states[opened.obs_offsets[1:] - 1][None], columns.states_after[:-1]])
-            self.states = np.concatenate([opened.states, _env_major(before), *finals, present_states])
+            self.states = np.concatenate([opened.states, env_major(before), *finals, present_states])
 
     def gather(self, parts: _Parts, columns: _Columns, complete: bool) -> EpisodeBatch:
         P = len(parts.column)
@@ -335,13 +321,13 @@ class _Source:
         steps = parts.prefix_steps + inside
         # An open prefix ends with the observation the fragment begins with: take its steps, not its last row.
         obs_rows = packed_ranges(
-            _interleave(self.prefix_offsets[parts.column], self.fragment_at + parts.start, parts.tail),
-            _interleave(parts.prefix_steps, inside, np.ones(P, np.int64)),
+            interleave(self.prefix_offsets[parts.column], self.fragment_at + parts.start, parts.tail),
+            interleave(parts.prefix_steps, inside, np.ones(P, np.int64)),
         )
         prefix_actions_at = self.prefix_offsets[parts.column] - parts.column
         action_rows = packed_ranges(
-            _interleave(prefix_actions_at, len(self.opened.actions) + parts.start),
-            _interleave(parts.prefix_steps, inside),
+            interleave(prefix_actions_at, len(self.opened.actions) + parts.start),
+            interleave(parts.prefix_steps, inside),
         )
         cumulative = np.concatenate([[0.0], np.cumsum(self.reward, dtype=np.float64)])
         before = np.where(parts.first, self.opened.task_return[parts.column], 0.0)
@@ -353,21 +339,10 @@ class _Source:
             actions=self.actions[action_rows],
             obs_offsets=np.concatenate([[0], np.cumsum(steps + 1)]).astype(np.int64),
             task_return=(before + cumulative[parts.end] - cumulative[parts.start]).astype(np.float32),
-            terminated=_env_major(columns.terminated)[last] & complete,
+            terminated=env_major(columns.terminated)[last] & complete,
             complete=np.full(P, complete),
             policy_version=parts.versions,
         )
-
-
-def _env_major(array_TN: Array) -> Array:
-    """(T, N, ...) -> (N * T, ...)."""
-    swapped = np.ascontiguousarray(array_TN.swapaxes(0, 1))
-    out: Array = swapped.reshape(-1, *swapped.shape[2:])
-    return out
-
-
-def _interleave(*columns: Array) -> Array:
-    return np.stack(columns, 1).ravel()
 
 
 def _numeric(info: Any) -> dict[str, Array]:
@@ -384,42 +359,6 @@ def _numeric(info: Any) -> dict[str, Array]:
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
-
-
-def take_episodes(batch: EpisodeBatch, keep: Array) -> EpisodeBatch:
-    """The episodes at indices ``keep``, in that order."""
-    starts, lengths = batch.obs_offsets[:-1][keep], batch.lengths[keep]
-    rows = packed_ranges(starts, lengths + 1)
-    return EpisodeBatch(
-        episode_id=batch.episode_id[keep],
-        obs=batch.obs[rows],
-        states=None if batch.states is None else batch.states[rows],
-        actions=batch.actions[packed_ranges(starts - np.asarray(keep), lengths)],
-        obs_offsets=np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64),
-        task_return=batch.task_return[keep],
-        terminated=batch.terminated[keep],
-        complete=batch.complete[keep],
-        policy_version=batch.policy_version[keep],
-    )
-
-
-def join_batches(batches: list[EpisodeBatch]) -> EpisodeBatch:
-    """All episodes of all batches, in order. Raises ValueError for none."""
-    if not batches:
-        raise ValueError("join_batches needs at least one batch")
-    lengths = np.concatenate([b.lengths for b in batches])
-    states = [b.states for b in batches if b.states is not None]
-    return EpisodeBatch(
-        episode_id=np.concatenate([b.episode_id for b in batches]),
-        obs=np.concatenate([b.obs for b in batches]),
-        states=np.concatenate(states) if len(states) == len(batches) else None,
-        actions=np.concatenate([b.actions for b in batches]),
-        obs_offsets=np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64),
-        task_return=np.concatenate([b.task_return for b in batches]),
-        terminated=np.concatenate([b.terminated for b in batches]),
-        complete=np.concatenate([b.complete for b in batches]),
-        policy_version=np.concatenate([b.policy_version for b in batches]),
-    )
 
 
 def run_episodes(

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from rlaif_ray import envs
-from rlaif_ray.columns import Acted, ColumnSampler, join_batches, run_episodes
+from rlaif_ray.columns import Acted, ColumnSampler, run_episodes
 from rlaif_ray.networks import Policy, choose, to_world
+from rlaif_ray.packed import join_batches
 from rlaif_ray.types import Array, EpisodeBatch, Truth
 
 __all__ = ["PolicyActor", "World", "evaluate_policy", "play", "write_gifs"]

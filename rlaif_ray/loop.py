@@ -29,6 +29,7 @@ from rlaif_ray.mixing import (
     provenance,
     scatter,
 )
+from rlaif_ray.packed import packed_ranges, take_episodes
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Label, RewardModelReport, Rollout, Scores
 
@@ -295,8 +296,6 @@ class FeedbackLoop:
 
     def _beliefs(self, episodes: EpisodeBatch, version: Array) -> Array:
         """(S,) belief of each episode's own version; 0 where it has none. Nearly always there is one version."""
-        from rlaif_ray.columns import packed_ranges, take_episodes
-
         belief = np.zeros(len(episodes.obs), np.float32)
         for one in np.unique(version[version > 0]).tolist():
             keep = np.flatnonzero(version == one)

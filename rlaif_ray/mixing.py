@@ -16,6 +16,7 @@ import numpy as np
 
 from rlaif_ray.config import MixConfig
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.packed import packed_ranges
 from rlaif_ray.types import Array, EpisodeBatch, Fragment
 
 __all__ = [
@@ -124,8 +125,6 @@ def hold_until_paid(belief: Array, episodes: EpisodeBatch, cells: Array) -> Arra
     be judged). A verdict at the end then pays what is due for the earlier parts with the first step of the last one:
     ``redistribute`` still sums to w (v - Phi_0).
     """
-    from rlaif_ray.columns import packed_ranges
-
     earlier = episodes.lengths - (cells[:, 2] - cells[:, 1])
     starts = episodes.obs_offsets[:-1]
     held = belief.copy()
@@ -138,8 +137,6 @@ def scatter(packed: Array, episodes: EpisodeBatch, cells: Array, into: Array) ->
 
     ``cells`` (E, 3): column, first row, end row of each episode's part, which is the end of the episode so far.
     """
-    from rlaif_ray.columns import packed_ranges
-
     inside = cells[:, 2] - cells[:, 1]
     column = np.repeat(cells[:, 0], inside)
     row = packed_ranges(cells[:, 1], inside)

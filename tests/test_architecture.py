@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rlaif_ray
+import rlaif_ray.config
 
 PACKAGE = Path(rlaif_ray.__file__).parent
 
@@ -21,7 +22,7 @@ LEVELS: list[dict[str, set[str]]] = [
     {"config": {"config"}},
     {
         "envs": {"envs"},
-        "acting": {"columns", "networks", "policy", "rollout"},
+        "acting": {"columns", "packed", "networks", "policy", "rollout"},
         "feedback": {"feedback"},
         "reward_model": {"reward_model"},
     },
@@ -102,6 +103,23 @@ def test_the_rule_forbids_what_the_design_forbids() -> None:
     assert allowed("rollout", "columns")
     assert allowed("cli", "errors")
     assert set(own_modules(iter(["rlaif_ray.envs.registry", "numpy", "rlaif_ray.config.Config"]))) == {"envs", "config"}
+
+
+def test_the_public_names_are_these() -> None:
+    sections = {name for name in dir(rlaif_ray.config) if name.endswith("Config") and name != "Config"}
+    assert set(rlaif_ray.__all__) == sections | {
+        "FeedbackPPO",
+        "FeedbackPPOConfig",
+        "Judge",
+        "LabelStore",
+        "RewardModel",
+        "Verdict",
+        "load_config",
+        "load_policy",
+        "register_env",
+    }
+    for name in rlaif_ray.__all__:
+        assert getattr(rlaif_ray, name).__name__ == name
 
 
 def test_commands_answer_without_ray_and_torch() -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rlaif_ray.columns import Acted, ColumnSampler, join_batches, packed_ranges, run_episodes, take_episodes
+from rlaif_ray.columns import Acted, ColumnSampler, run_episodes
 from rlaif_ray.errors import EnvError
+from rlaif_ray.packed import join_batches, packed_ranges, take_episodes
 
 
 class Counter(gym.Env):
