@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # a minibatch took 500 ms instead of 20 ms on two busy cores. OpenMP reads this once, when PyTorch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from rlaif_ray import envs as _envs  # noqa: E402, F401 - registers the worlds
+from rlaif_ray import envs as _envs  # noqa: F401 - registers the worlds
 
 if TYPE_CHECKING:
     from rlaif_ray.config import (

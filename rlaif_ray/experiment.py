@@ -65,8 +65,19 @@ def preflight(config: Config) -> None:
             raise ConfigError(
                 f"judge.kind: got 'builtin' for {config.env.id!r}, which has no reader of its pictures; allowed: 'chat'"
             )
-        from rlaif_ray.feedback.check import ping
+        _check_judge(config)
 
+
+def _check_judge(config: Config) -> None:
+    """The prompt, the profile or the endpoint, its key, its model and its price."""
+    from rlaif_ray.feedback.builtin.profile import load_profile
+    from rlaif_ray.feedback.check import ping
+    from rlaif_ray.feedback.prompt import load_prompt
+
+    load_prompt(config.judge.prompt)
+    if config.judge.kind == "builtin":
+        load_profile(config.judge.profile)  # it is started with the run
+    else:
         ping(config)
 
 
