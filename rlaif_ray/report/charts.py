@@ -27,11 +27,14 @@ SOURCES = (  # of an episode's reward
     ("mix/share_distilled", "distilled: the reward model", GREEN),
     ("mix/share_abstained", "asked, but the judge abstained", RED),
     ("mix/share_task", "task reward only", "#C9CDD3"),
+    ("mix/share_dropped", "not learned from", "#3B4048"),
 )
 TIMES = (
     ("time/sample_s", "acting", BLUE),
     ("time/score_s", "scoring", GREEN),
     ("time/learn_s", "learning", ORANGE),
+    ("time/sync_s", "handing out weights", PURPLE),
+    ("time/ask_s", "handing over questions", GREY),
     ("time/wait_s", "waiting for the judge", RED),
 )
 SMOOTH_OVER = 9  # iterations; odd, so that the mean is centred
@@ -98,6 +101,8 @@ def reward_model_chart(record: RunRecord) -> str | None:
     versions = reward_model_versions(record)
     if not versions:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes,) = _figure(1)
     version, accuracy, n = (np.array(column, float) for column in zip(*versions, strict=True))
     low, high = wilson(accuracy, n)
@@ -117,6 +122,7 @@ def reward_model_chart(record: RunRecord) -> str | None:
     axes.set_title("The reward model, by version", loc="left")
     axes.set_ylabel("%")
     axes.set_xlabel("version")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(min(45.0, 100 * float(np.nanmin(low)) - 2), 101)
     axes.legend(loc="lower right", frameon=False)
     return _svg(figure)

@@ -99,7 +99,8 @@ def _charts(record: RunRecord) -> list[tuple[Markup, str]]:
     drawn = (
         (
             charts.outcome_chart(record),
-            "Training episodes of each iteration. A proxy that rises while its truth does not is being gamed.",
+            "Training episodes that finished in each iteration (at first only short ones have). A proxy that rises "
+            "while its truth does not is being gamed.",
         ),
         (
             charts.provenance_chart(record),
@@ -107,7 +108,7 @@ def _charts(record: RunRecord) -> list[tuple[Markup, str]]:
         ),
         (charts.reward_model_chart(record), "Its scores count only while the gate is open."),
         (charts.money_chart(record), "Labels are billed questions, abstentions included."),
-        (charts.time_chart(record), "Asking never blocks acting: verdicts are used as they arrive."),
+        (charts.time_chart(record), "Questions are asked on the side, and verdicts are used as they arrive."),
     )
     return [(Markup(svg), words) for svg, words in drawn if svg]
 

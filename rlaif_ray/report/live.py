@@ -127,7 +127,7 @@ def plain_line(row: Mapping[str, Any], seconds_left: float) -> str:
     if math.isfinite(number(row, "feedback/labels")):
         parts.append(f"labels {count(number(row, 'feedback/labels'))}{_left(row)}, spend {_spend(row)}")
         parts.append(f"RM {_model(row)}")
-        parts.append(", ".join(f"{word} {percent(row, f'mix/share_{key}', 0)}" for key, word in SHARES))
+        parts.append(", ".join(f"{word} {percent(row, f'mix/share_{key}')}" for key, word in SHARES))
     return "; ".join(parts)
 
 

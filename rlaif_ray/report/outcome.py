@@ -113,6 +113,7 @@ def statements(record: RunRecord) -> list[str]:
     if not isinstance(judge, Mapping):
         judge = _judge_of_config(record)
     said += _about_judge(record, judge)
+    said += _about_sources(record)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(
             "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
@@ -144,6 +145,24 @@ def _about_judge(record: RunRecord, judge: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _about_sources(record: RunRecord) -> list[str]:
+    """What a run called hybrid or direct really learned from; the name alone would mislead."""
+    source = record.config.mix.source if record.config else "none"
+    shares = record.summary.get("provenance")
+    if source not in ("hybrid", "direct") or not isinstance(shares, Mapping):
+        return []
+    direct, distilled = 100 * number(shares, "direct"), 100 * number(shares, "distilled")
+    if direct == 0 and source == "hybrid":
+        return [
+            "Effective direct share: 0. Every verdict came after its episode had been learned from, so this run was in "
+            "effect a distilled one: verdicts trained the reward model, and that paid the episodes."
+        ]
+    return [
+        f"Of all episodes learned from, {decimal(direct, 2)} % were paid by a verdict itself and "
+        f"{decimal(distilled)} % by the reward model."
+    ]
+
+
 def _judge_of_config(record: RunRecord) -> Mapping[str, Any]:
     if record.config is None or not record.config.asks:
         return {}
@@ -155,21 +174,29 @@ def _judge_of_config(record: RunRecord) -> Mapping[str, Any]:
 
 
 def outcome_table(record: RunRecord) -> Table:
-    """The before/after table for a terminal."""
-    table = Table(title=f"{record.name}: before and after feedback", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("policy")
-    table.add_column("evaluated on")
-    for name in ("cat survives %", "fruit found %", "mean length", "labels", "steps"):
-        table.add_column(name, justify="right")
+    """The before/after table for a terminal of 80 columns or more."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        show_edge=False,
+        title=f"\n{record.name}: before and after\n",
+        title_justify="left",
+    )
+    table.add_column("policy", no_wrap=True)
+    table.add_column("starts", no_wrap=True)
+    for name in ("cat sur-\nvives %", "fruit\nfound %", "mean\nlength", "\nlabels", "steps\n(M)"):
+        table.add_column(name, justify="right", no_wrap=True)
     source = ""
     for row in outcome_rows(record):
         if source and row.source != source:
             table.add_section()
         source = row.source
         cells = (decimal(row.cat_survived_pct), decimal(row.found_pct), decimal(row.mean_length))
+        counts = (_whole(row.labels), "-" if row.steps is None else decimal(row.steps / 1e6, 2))
         style = "bold" if row.headline else ("dim" if row.source == "published" else "")
-        counts = (_whole(row.labels), _whole(row.steps))
-        table.add_row(f"{row.source}: {row.policy}", row.starts, *cells, *counts, style=style)
+        policy = row.policy.replace("judge feedback", "feedback").replace(" reward", "").replace(", round", "")
+        table.add_row(f"{row.source}: {policy}", row.starts.removesuffix(" starts"), *cells, *counts, style=style)
     return table
 
 

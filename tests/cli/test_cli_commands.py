@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from rlaif_ray.cli import doctor as doctor_module
 from rlaif_ray.cli import main
+from rlaif_ray.cli.judge import estimate
+from rlaif_ray.cli.sample import sample_episodes
 from rlaif_ray.cli.train import StopSwitch
+from rlaif_ray.config import load_config
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 
@@ -25,15 +29,13 @@ def start(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"]])
 def test_help_answers_at_once(words: list[str]) -> None:
-    """The best of three: the machine may be busy with other things."""
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = start(*words)
-        took.append(time.perf_counter() - began)
-        assert done.returncode == 0
-        assert "usage: rlaif-ray" in done.stdout
-    assert min(took) < 1.0
+    """Within a second of processor time: the clock on the wall depends on what else the machine does."""
+    before = os.times()
+    done = start(*words)
+    after = os.times()
+    assert done.returncode == 0
+    assert "usage: rlaif-ray" in done.stdout
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
 
 
 def test_wrong_config_starts_no_ray_and_leaves_no_folder(tmp_path: Path) -> None:
@@ -44,39 +46,81 @@ def test_wrong_config_starts_no_ray_and_leaves_no_folder(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hosted_judge_without_its_key_is_refused_by_the_variables_name(tmp_path: Path) -> None:
-    words = [*COMMAND, "train", "homegrid-openai", "--judge.api-key-env", "NO_SUCH_KEY_HERE"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "NO_SUCH_KEY_HERE" in done.stderr
-    assert not (tmp_path / "runs").exists()
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_a_judge_that_does_not_answer_is_found_before_training(tmp_path: Path) -> None:
-    done = start("train", "homegrid-local", "--judge.base-url", "http://127.0.0.1:9/v1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "http://127.0.0.1:9/v1" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+def refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that is refused with exit code 2."""
+    had_ray = ray.is_initialized()
+    assert main(words) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert ray.is_initialized() == had_ray
+    return said.err
 
 
-def test_an_existing_run_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "runs" / "homegrid").mkdir(parents=True)
-    (tmp_path / "runs" / "homegrid" / "config.yaml").write_text("run: {name: homegrid}\n")
-    done = start("train", "homegrid", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--resume" in done.stderr
-    assert (tmp_path / "runs" / "homegrid" / "config.yaml").read_text() == "run: {name: homegrid}\n"
+def test_a_hosted_judge_without_its_key_is_refused_by_the_variables_name(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "homegrid-openai", "--judge.api-key-env", "NO_SUCH_KEY_HERE"]
+    assert "NO_SUCH_KEY_HERE" in refused(words, capfd)
+    assert list(here.iterdir()) == []
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
-    for words in (["evaluate", "."], ["evaluate", "notes.txt"]):
-        done = start(*words, "--json", cwd=tmp_path)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert "is not a checkpoint" in done.stderr
+def test_a_judge_that_does_not_answer_is_found_before_training(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "homegrid-local", "--judge.base-url", "http://127.0.0.1:9/v1"]
+    assert "http://127.0.0.1:9/v1" in refused(words, capfd)
+    assert list(here.iterdir()) == []
+
+
+def test_an_existing_run_is_not_written_over(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = here / "runs" / "homegrid" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("run: {name: homegrid}\n")
+    assert "--resume" in refused(["train", "homegrid"], capfd)
+    assert config.read_text() == "run: {name: homegrid}\n"
+
+
+def test_what_is_no_checkpoint_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (here / "notes.txt").write_text("hello")
+    for what in (".", "notes.txt"):
+        assert "is not a checkpoint" in refused(["evaluate", what, "--json"], capfd)
+
+
+def test_a_port_in_use_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert str(port) in refused(["judge", "serve", "--port", str(port)], capfd)
+    assert "65535" in refused(["judge", "serve", "--port", "70000"], capfd)
+    assert "did you mean 'perfect'" in refused(["judge", "serve", "--profile", "perfct"], capfd)
+
+
+def test_the_built_in_judge_is_checked_like_any_other(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", "check", "homegrid", "--judge.profile", "perfect", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["usable"] is True
+    assert found["takes_schema"] is True
+    assert [probe["name"] for probe in found["probes"]] == ["median", "longest"]
+    assert found["probes"][1]["steps"] == 100
+    assert found["probes"][1]["images"] == 101
+    assert abs(found["probes"][0]["steps"] - 12) <= 5  # as long as a trained policy's
+    assert found["budget_labels"] == 500
+    assert list(here.iterdir()) == []
+
+
+def test_a_paid_judges_price_is_told_before_it_is_asked() -> None:
+    config = load_config("homegrid-openai")
+    told = " ".join(estimate(config, sample_episodes(config)))
+    # 13 pictures of 2,833 tokens, about 200 of text, 150 of answer, at USD 0.15 and 0.60 a million: USD 0.0056.
+    assert "USD 0.0056 a label for episodes of 12 steps" in told
+    assert "500 labels" in told
+    assert "Never more than budget.usd, 5.00" in told
 
 
 def test_the_doctor_prints_one_json_object_and_no_secret(tmp_path: Path) -> None:

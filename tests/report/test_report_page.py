@@ -135,6 +135,13 @@ def test_statements_say_who_judged_and_that_prices_are_as_if(record: RunRecord) 
     assert "held out of training" in said
 
 
+def test_a_hybrid_run_that_used_no_verdict_directly_says_so(tmp_path: Path, record: RunRecord) -> None:
+    assert "2.00 % were paid by a verdict itself and 94.0 %" in " ".join(statements(record))
+    provenance = {"direct": 0.0, "distilled": 0.7, "abstained": 0.0, "task": 0.3}
+    run = write_run(tmp_path / "r", summary={**SUMMARY, "provenance": provenance})
+    assert "Effective direct share: 0." in " ".join(statements(RunRecord.read(run)))
+
+
 def test_a_hosted_judge_is_named_and_its_prices_are_real(tmp_path: Path) -> None:
     judge = {"kind": "chat", "model": "some-model-2026-01-01", "profile": None, "as_if": False}
     run = write_run(tmp_path / "r", summary={**SUMMARY, "judge": judge})
@@ -145,10 +152,10 @@ def test_a_hosted_judge_is_named_and_its_prices_are_real(tmp_path: Path) -> None
 
 
 def test_the_terminal_table_shows_the_same_figures(record: RunRecord) -> None:
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(outcome_table(record))
     text = console.export_text()
-    for figure in ("37.6", "96.9", "40.1", "98.5", "12.1", "2,700,000"):
+    for figure in ("37.6", "96.9", "40.1", "98.5", "12.1", "2.70", "feedback 2", "unseen"):
         assert figure in text
 
 
