@@ -37,7 +37,7 @@ def _user_module(path: str) -> type[RLModule]:
     name, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"policy.network: got {path!r}, which can't be imported: {error}") from None
     if not (isinstance(found, type) and issubclass(found, TorchRLModule) and issubclass(found, ValueFunctionAPI)):
         raise ConfigError(f"policy.network: got {path!r}, allowed are TorchRLModules that implement ValueFunctionAPI")

@@ -14,11 +14,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env as register_with_ray
 
@@ -33,6 +35,7 @@ __all__ = ["FeedbackPPOConfig"]
 
 SECTIONS = ("feedback", "judge", "budget", "reward_model", "mix", "run", "policy", "resources")
 # RLlib settings that the columnar path never meets: silently ignoring one would be worse than refusing it.
+EPISODE_HOOKS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end", "on_sample_end")
 UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
     "_env_to_module_connector": (None, "observations go from the world to the network as they are"),
     "_module_to_env_connector": (None, "actions go from the network to the world as they are"),
@@ -43,6 +46,11 @@ UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
     "callbacks_on_episode_step": (None, "episodes are columns; use on_train_result"),
     "callbacks_on_episode_end": (None, "episodes are columns; use on_train_result"),
     "batch_mode": ("truncate_episodes", "batches of complete episodes would start with survivors and go stale"),
+    "clip_rewards": (None, "rewards go to the learner as they are"),
+    "normalize_actions": (True, "networks act in [-1, 1] and the world is given its own range"),
+    "clip_actions": (False, "networks act in [-1, 1] and the world is given its own range"),
+    "use_gae": (True, "advantages are generalised advantage estimates on columns"),
+    "use_critic": (True, "advantages need the critic's values"),
     "use_kl_loss": (False, "RLlib does not save the adaptive KL coefficient with a checkpoint"),
 }
 
@@ -59,6 +67,7 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         self.rlaif: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         self.run_path = ""  # the run's folder; empty: Tune's trial folder
         self.env_id = ""  # the world as the user named it
+        self.env_is_callable = False  # or made it
         self.env_runner_cls = ColumnarEnvRunner
         self.use_kl_loss = False
         # A runner's states need no merging, and the call that merges them waits behind a running sample().
@@ -103,8 +112,17 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         return self._say("policy", options)
 
     def run(self, **options: Any) -> FeedbackPPOConfig:
-        """Options of ``config.RunConfig``: total_steps ..."""
-        return self._say("run", options)
+        """Options of ``config.RunConfig``: total_steps ... Schedules that end with the run end with the new total."""
+        before = self._total_steps()
+        self._say("run", options)
+        for name in ("lr", "entropy_coeff"):
+            schedule = getattr(self, name)
+            if isinstance(schedule, list) and schedule[-1][0] == before:
+                setattr(self, name, [*schedule[:-1], [self._total_steps(), schedule[-1][1]]])
+        return self
+
+    def _total_steps(self) -> int:
+        return int(self.rlaif["run"].get("total_steps", Config().run.total_steps))
 
     def _say(self, section: str, options: Mapping[str, Any]) -> FeedbackPPOConfig:
         self.rlaif = deep_merge(self.rlaif, {section: dict(options)})
@@ -158,8 +176,19 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
                 raise ConfigError(f"{name.lstrip('_')}: got {got!r}, allowed is {allowed!r}: {why}")
         if self.is_multi_agent:
             raise ConfigError("multi_agent: got several policies, allowed is one")
+        self._check_callbacks()
         super().validate()
         self.to_config()
+
+    def _check_callbacks(self) -> None:
+        """A hook on episodes that would never be called is refused, not ignored."""
+        given = self.callbacks_class if isinstance(self.callbacks_class, list | tuple) else [self.callbacks_class]
+        for one, hook in itertools.product(given, EPISODE_HOOKS):
+            if getattr(one, hook, None) is not getattr(RLlibCallback, hook):
+                raise ConfigError(
+                    f"callbacks_class: got {one!r} with {hook}, allowed are hooks on the algorithm: episodes are "
+                    "columns; use on_train_result"
+                )
 
     # ------------------------------------------------------------------------------------------ both ways
 
@@ -206,6 +235,7 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         return self
 
     def _register_world(self, env: str | Callable[[Any], Any]) -> None:
+        self.env_is_callable = callable(env)
         if callable(env):
             self.env_id = getattr(env, "__qualname__", "custom")
             creator = env

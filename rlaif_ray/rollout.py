@@ -53,7 +53,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         if self.worker_index:
             torch.set_num_threads(1)
         self.spaces = kwargs.get("spaces", {})
-        self._recreated = bool(kwargs.get("recreated_worker", False))
+        self._recreated = bool(kwargs.get("recreated_worker", False)) or _restarted()
         self._weights_seq_no = 0
         self._lost_steps = 0
         self.env: Any = None
@@ -89,7 +89,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         salt = os.urandom(4).hex() if self._recreated or self.config.seed is None else ""
         # A runner that replaces a dead one must not repeat its seeds, nor its episodes' numbers.
         self._runner_seed = zlib.crc32(f"{self._seed}/{self.worker_index}/{salt}".encode())
-        number = ((self.worker_index or 0) % 2**11) * 2**12 + (int(salt[:3], 16) if salt else 0)
+        number = ((self.worker_index or 0) % 2**11) * 2**12 + (1 + int(salt, 16) % (2**12 - 1) if salt else 0)
         self._sampler = ColumnSampler(self.env, number)
         self._sampler.reset(self._runner_seed)
 
@@ -224,6 +224,16 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         if episodes:
             log(EPISODE_LEN_MEAN, float(np.mean(np.concatenate([r.episodes.lengths for r in rollouts]))), window=1)
             log(EPISODE_RETURN_MEAN, float(np.concatenate([r.episodes.task_return for r in rollouts]).mean()), window=1)
+
+
+def _restarted() -> bool:
+    """Whether this is an actor that Ray started again: RLlib gives it the arguments of the first start."""
+    import ray
+
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return bool(context.get_actor_id() and context.was_current_actor_reconstructed)
 
 
 def _generators(env: Any) -> tuple[np.random.Generator, ...]:
