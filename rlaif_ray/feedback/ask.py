@@ -9,7 +9,12 @@
                 ▲                                   │ failed
                 └── back off ◄── settle at 0 / write off at worst
 
-Identical questions are never in flight twice: who finds one claimed waits for its answer.
+Identical questions are never in flight twice: who finds one claimed waits for its answer. Without Ray::
+
+    judge = ChatJudge(config.judge)
+    with LabelStore("labels.sqlite") as store:
+        question = question_about(episode, renderer=renderer, prompt=prompt, judge=judge.identity, max_images=20)
+        labels = asyncio.run(ask_all(judge, store, Caps(usd=1.0), [Asked(question, episode)]))
 """
 
 from __future__ import annotations

@@ -173,7 +173,10 @@ class FeedbackPool:
             self._collect(deadline - time.monotonic())
         self._stopped = True
         for worker in self._workers:
-            self._dismiss(worker)
+            try:
+                self._dismiss(worker)
+            except StoreError as error:  # the next to open the store writes off what a dead process left
+                logger.warning("at the end of asking: %s", error)
         self._workers, self._pending = [], {}
 
     # ------------------------------------------------------------------------------------------- inside

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import feedback_fakes
 import pytest
+from hypothesis import settings
 from ray import cloudpickle
 
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.store import LabelStore
 
+# A busy machine is no reason for a property to fail.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # Ray's workers don't have the tests on their path.
 cloudpickle.register_pickle_by_value(feedback_fakes)
 
