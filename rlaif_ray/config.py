@@ -143,8 +143,10 @@ class FeedbackConfig(_Section):
     """Environment steps after which nothing more is asked; 0: never."""
     select: Literal["uniform"] = "uniform"
     """Which of the finished episodes are asked about."""
-    late: Literal["rm", "wait"] = "rm"
-    """An episode whose verdict hasn't come: `rm`: the reward model's score now; `wait`: wait up to `wait_s`."""
+    late: Literal["rm", "defer", "wait"] = "rm"
+    """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it."""
+    defer_iterations: PositiveInt = 16
+    """Deadline of `late: defer`, iterations; then the reward model's score."""
     wait_s: PositiveFloat = 30.0
     """Deadline of `late: wait`, seconds an iteration."""
     pool_actors: PositiveInt = 1

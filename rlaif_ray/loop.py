@@ -1,8 +1,8 @@
 """The feedback half of a training step, without RLlib: ask, learn to judge, mix.
 
 ``FeedbackLoop`` is what ``FeedbackPPO`` talks to. It is handed a pool (which asks) and a reward model (which learns in
-its own actor), and holds only what must be remembered between iterations: which episodes await an answer, and the
-weight and reward-model version that each running episode began under.
+its own actor), and holds only what must be remembered between iterations: which episodes await an answer, the weight
+and reward-model version that each running episode began under, and parts kept back for a late verdict.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rlaif_ray.config import Config
+from rlaif_ray.deferral import Held, hold_back
 from rlaif_ray.errors import JudgeError
 from rlaif_ray.mixing import (
     DIRECT,
@@ -30,53 +31,11 @@ from rlaif_ray.mixing import (
     scatter,
 )
 from rlaif_ray.packed import packed_ranges, take_episodes
+from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Published, Scorer
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Label, RewardModelReport, Rollout, Scores
+from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Fragment, Label, RewardModelReport, Rollout
 
-__all__ = ["Chooser", "FeedbackLoop", "Judges", "LearnsToJudge", "Scorer"]
-
-
-class Judges(Protocol):
-    """The pool, as the loop sees it."""
-
-    def submit(self, episodes: Sequence[Episode], *, inclusion_probability: float, step: int) -> int: ...
-    def poll(self) -> list[Label]: ...
-    def wait(self, deadline_s: float) -> list[Label]: ...
-    def stats(self) -> Any: ...
-    def close(self, grace_s: float = 5.0) -> None: ...
-    @property
-    def in_flight(self) -> int: ...
-
-
-class Published(Protocol):
-    """A version of the reward model as its trainer publishes it; ``state`` is None where nothing new is to be used."""
-
-    @property
-    def state(self) -> dict[str, Any] | None: ...
-    @property
-    def report(self) -> RewardModelReport: ...
-
-
-class LearnsToJudge(Protocol):
-    """The reward model's trainer, as the loop sees it."""
-
-    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None: ...
-    def poll(self) -> Sequence[Published]: ...
-    def wait(self, deadline_s: float) -> Sequence[Published]: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
-class Scorer(Protocol):
-    """One version of the reward model, ready to score."""
-
-    def score(self, batch: EpisodeBatch) -> Scores: ...
-
-
-# (generator, number of episodes, fraction, limit) -> indices, inclusion probability
-Chooser = Callable[[np.random.Generator, int, float, int], tuple[Array, float]]
-
+__all__ = ["FeedbackLoop"]
 
 # Waits are cut into slices, between which whoever wants to stop is heard.
 _SLICE_S = 1.0
@@ -114,6 +73,7 @@ class FeedbackLoop:
         self._awaited: dict[int, tuple[Episode, int]] = {}  # asked episode -> itself, iteration of asking
         self._verdicts: dict[int, float] = {}
         self._abstained: set[int] = set()
+        self._held: list[Held] = []  # late parts, in the order in which their episodes ended
         self._last_position = 0
         self._tally = Tally()
 
@@ -241,16 +201,51 @@ class FeedbackLoop:
         feedback = np.zeros(fragment.shape, np.float32)
         learn = np.ones(fragment.shape, bool)
         weight = self._weight(step)
-        origin = self._pay(rollout.episodes, rollout.episode_cells, weight, feedback)
-        self._pay(rollout.open, rollout.open_cells, weight, feedback)
-        for column, first, end in rollout.episode_cells[origin == DROPPED]:
+        pins = self._pin(rollout.episodes, weight)
+        belief = self._beliefs(rollout.episodes, pins[1])
+        origin = self._pay(rollout.episodes, rollout.episode_cells, belief, pins, feedback)
+        open_pins = self._pin(rollout.open, weight)
+        self._pay(rollout.open, rollout.open_cells, self._beliefs(rollout.open, open_pins[1]), open_pins, feedback)
+        late = self._late(rollout.episodes, pins[0])
+        self._held += hold_back(rollout, np.flatnonzero(late), belief, pins, self.iteration)
+        dropped = origin == DROPPED
+        for _, first, end in rollout.episode_cells[dropped & ~late].tolist():
+            self._tally.dropped_steps += end - first
+        for column, first, end in rollout.episode_cells[dropped | late].tolist():
             learn[first:end, column] = False
+        return Mixed(fragment.task_reward + feedback, feedback, learn, self._count(origin[~late]))
+
+    def _late(self, episodes: EpisodeBatch, weight: Array) -> Array:
+        """(E,) bool: a verdict is under way that would change what the episode is learned from on."""
+        if self.config.feedback.late != "defer" or self.config.mix.source not in ("direct", "hybrid"):
+            return np.zeros(len(episodes), bool)
+        return np.array([i in self._awaited for i in episodes.episode_id.tolist()], bool) & (weight > 0)
+
+    def release(self) -> list[tuple[Fragment, Mixed]]:
+        """Parts that were kept back and whose verdict has come, failed to come, or is past its deadline."""
+        deadline = self.iteration - self.config.feedback.defer_iterations
+        due = [h for h in self._held if h.episode_id not in self._awaited or h.iteration <= deadline]
+        waiting = {held.episode_id for held in self._held} - {held.episode_id for held in due}
+        self._held = [held for held in self._held if held.episode_id in waiting]
+        released = []
+        for held in due:
+            feedback = np.zeros(held.fragment.shape, np.float32)
+            pins = (np.array([held.weight]), np.array([held.version]))
+            origin = self._pay(held.episode, held.cells, held.belief, pins, feedback)
+            learn = np.full(held.fragment.shape, origin[0] != DROPPED)
+            self._tally.waited.append(self.iteration - held.iteration)
+            self._tally.dropped_steps += int((~learn).sum())
+            reward = held.fragment.task_reward + feedback
+            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin))))
+        return released
+
+    def _count(self, origin: Array) -> dict[str, int]:
+        """Complete episodes by provenance; added to the run's totals."""
         self._tally.origins.append(origin)
-        self._tally.dropped_steps += int((~learn).sum())
         counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
         for name, count in counts.items():
             self.totals[name] += count
-        return Mixed(fragment.task_reward + feedback, feedback, learn, counts)
+        return counts
 
     def _weight(self, step: int) -> float:
         """The schedule's weight; its ramp begins when there is something to pay with."""
@@ -262,10 +257,12 @@ class FeedbackLoop:
             self.ramp_from = step
         return feedback_weight(step - self.ramp_from + mix.start_step, mix)
 
-    def _pay(self, episodes: EpisodeBatch, cells: Array, weight_now: float, into: Array) -> Array:
+    def _pay(
+        self, episodes: EpisodeBatch, cells: Array, belief: Array, pins: tuple[Array, Array], into: Array
+    ) -> Array:
+        """Put the feedback reward of the episodes' parts into a fragment's (T, N); returns (E,) provenance."""
         mix = self.config.mix
-        weight, version = self._pin(episodes, weight_now)
-        belief = self._beliefs(episodes, version)
+        weight, version = pins
         ids = episodes.episode_id.tolist()
         verdict = np.array([self._verdicts.get(i, math.nan) for i in ids])
         abstained = np.array([i in self._abstained for i in ids], bool)
@@ -337,6 +334,7 @@ class FeedbackLoop:
             "totals": dict(self.totals),
             "rng": self._rng.bit_generator.state,
             "trainer": self._trainer.state() if self._trainer is not None else {},
+            "held": list(self._held),
             "store_position": self._last_position,
         }
 
@@ -349,6 +347,9 @@ class FeedbackLoop:
         self._rng.bit_generator.state = state["rng"]
         self._last_position = state["store_position"]
         self._pins.clear()
+        self._held = list(state["held"])
+        held = {h.episode_id for h in self._held}
+        self._verdicts = {e.episode_id: value for e, value in labelled if e.episode_id in held}
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
             if labelled:

@@ -29,14 +29,18 @@ from ray.rllib.utils.metrics import (
 
 from rlaif_ray import envs
 from rlaif_ray.config import Config
-from rlaif_ray.errors import ConfigError
+from rlaif_ray.envs.registry import numeric_outcomes
+from rlaif_ray.errors import ConfigError, EnvError
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
 from rlaif_ray.networks import Policy, save_policy
+from rlaif_ray.policy import ActorCriticModule
 from rlaif_ray.ppo_config import FeedbackPPOConfig
-from rlaif_ray.types import Rollout
+from rlaif_ray.types import Fragment, Rollout
 
 __all__ = ["FeedbackPPO", "FeedbackPPOConfig"]
+
+NO_ANSWER_S = 300.0  # a runner's start takes up to a minute on a busy machine
 
 
 class FeedbackPPO(PPO):  # type: ignore[misc]
@@ -63,6 +67,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._steps = 0
         self._carry: dict[str, np.ndarray[Any, Any]] = {}
         self._lost_steps = 0
+        self._answered_at = time.monotonic()
+        self._updated: set[str] = {DEFAULT_MODULE_ID}
         self._figures: dict[str, Any] = {}
         self._clock: dict[str, float] = {}
         self._rng = np.random.default_rng([self.rlaif.run.seed, 2])
@@ -77,13 +83,13 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         from rlaif_ray.reward_model.model import RewardModel
 
         config = self.rlaif
-        spec = envs.env_spec(config.env.id)
-        if spec.renderer is None:
+        drawing = None if self.config.env_is_callable else envs.env_spec(config.env.id).renderer
+        if drawing is None:
             raise ConfigError(
                 f"env.id: got {config.env.id!r}, which has no renderer for recorded states; allowed with "
                 f"mix.source {config.mix.source!r} are worlds registered with one (see register_env)"
             )
-        renderer = spec.renderer(dict(config.env.options))
+        renderer = drawing(dict(config.env.options))
         pool = FeedbackPool(config, renderer=renderer, store_path=self.store_path, run_id=self.run_id)
         trainer = None
         if config.uses_reward_model:
@@ -123,6 +129,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._clock = {}
         rollouts = self._act()
         if not rollouts:
+            self._figures.update(iteration_steps=0, steps_per_s=0.0)
             return
         with _Timed(self._clock, "ask_s"):
             self.loop.ask(rollouts, self._steps)
@@ -131,9 +138,10 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             with _Timed(self._clock, "wait_s"):
                 self._hold(rollouts)
         with _Timed(self._clock, "score_s"):
-            mixed = [self.loop.mix(rollout, self._steps) for rollout in rollouts]
+            mixed = [(rollout.fragment, self.loop.mix(rollout, self._steps)) for rollout in rollouts]
+            mixed += self.loop.release()
         with _Timed(self._clock, "learn_s"):
-            self._learn(self._columns(rollouts, mixed))
+            self._learn(self._columns(mixed))
         with _Timed(self._clock, "sync_s"):
             self._hand_out_weights()
         self._look(rollouts, mixed)
@@ -146,14 +154,34 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         """One fragment from every runner."""
         with _Timed(self._clock, "sample_s"):
             group = self.env_runner_group
-            alone = group.num_remote_env_runners() == 0
+            remote = group.num_remote_env_runners()
+            alone = remote == 0
             results = group.foreach_env_runner(
                 _sample_and_count, local_env_runner=alone, timeout_seconds=self.config.sample_timeout_s
             )
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
         rollouts = [rollout for found, _ in results for rollout in found]
         self._steps += sum(r.env_steps() for r in rollouts)
+        if len(results) < remote:  # a runner died or ran out of time: what it had sampled is lost
+            self._lost_steps += (remote - len(results)) * self._fragment_steps
+        self._check_alive(bool(rollouts))
         return rollouts
+
+    @property
+    def _fragment_steps(self) -> int:
+        """Environment steps of one runner's fragment."""
+        return int(self.config.get_rollout_fragment_length(1) * self.config.num_envs_per_env_runner)
+
+    def _check_alive(self, answered: bool) -> None:
+        """Dead runners are replaced; where none ever answers, going on would be going on for ever."""
+        now = time.monotonic()
+        if answered:
+            self._answered_at = now
+        elif now - self._answered_at > NO_ANSWER_S:
+            raise EnvError(
+                f"no environment runner has answered for {NO_ANSWER_S:.0f} s: each new one dies too; its error is in "
+                "Ray's log"
+            )
 
     def _hold(self, rollouts: list[Rollout]) -> None:
         """The feedback phase waits for the reward model's gate; nothing is learned from what is sampled here."""
@@ -168,11 +196,10 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         stop = getattr(self, "stop_requested", None)
         return bool(stop and stop())
 
-    def _columns(self, rollouts: Sequence[Rollout], mixed: Sequence[Mixed]) -> dict[str, np.ndarray[Any, Any]]:
+    def _columns(self, mixed: Sequence[tuple[Fragment, Mixed]]) -> dict[str, np.ndarray[Any, Any]]:
         """Fragments to one flat, shuffled batch of what the loss needs, advantages standardised over all of it."""
         parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-        for rollout, mix in zip(rollouts, mixed, strict=True):
-            f = rollout.fragment
+        for f, mix in mixed:
             advantage, target = generalized_advantages(f, mix.reward, self.config.gamma, self.config.lambda_)
             columns = {
                 Columns.OBS: f.obs,
@@ -185,7 +212,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             for name, column in columns.items():
                 parts.setdefault(name, []).append(column[mix.learn])
         flat = {name: np.concatenate(columns) for name, columns in parts.items()}
-        flat[Postprocessing.ADVANTAGES] = standardize(flat[Postprocessing.ADVANTAGES])
+        if len(flat[Postprocessing.ADVANTAGES]):  # every step may have been dropped
+            flat[Postprocessing.ADVANTAGES] = standardize(flat[Postprocessing.ADVANTAGES])
         return flat
 
     def _learn(self, columns: dict[str, np.ndarray[Any, Any]]) -> None:
@@ -224,7 +252,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------ look
 
-    def _look(self, rollouts: Sequence[Rollout], mixed: Sequence[Mixed]) -> None:
+    def _look(self, rollouts: Sequence[Rollout], mixed: Sequence[tuple[Fragment, Mixed]]) -> None:
         """Figures of this iteration. Truth is looked at here and goes nowhere but into the report."""
         lengths = np.concatenate([r.episodes.lengths for r in rollouts])
         returns = np.concatenate([r.episodes.task_return for r in rollouts])
@@ -237,8 +265,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             },
             "truth": self._truth(rollouts),
             "reward": {
-                "mean": _mean(np.concatenate([m.reward.ravel() for m in mixed])),
-                "feedback_mean": _mean(np.concatenate([m.feedback.ravel() for m in mixed])),
+                "mean": _mean(np.concatenate([m.reward.ravel() for _, m in mixed])),
+                "feedback_mean": _mean(np.concatenate([m.feedback.ravel() for _, m in mixed])),
             },
             **self.loop.end_iteration(self._steps),
             "time": {**self._clock, "iteration_s": sum(self._clock.values())},
@@ -247,11 +275,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))
 
     def _truth(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        if self.rlaif.env.id == "custom":
-            return {}
-        outcomes = envs.env_spec(self.rlaif.env.id).outcomes
+        outcomes = numeric_outcomes if self.config.env_is_callable else envs.env_spec(self.rlaif.env.id).outcomes
         found = [outcomes(r.truth) for r in rollouts if len(r.episodes)]
-        names = found[0] if found else {}
+        names = [name for name in found[0] if all(name in one for one in found)] if found else []
         return {name: _mean(np.concatenate([o[name] for o in found])) for name in names}
 
     def step(self) -> dict[str, Any]:
@@ -312,13 +338,13 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
         module = self.get_learner_module()
-        if hasattr(module, "network"):
+        if isinstance(module, ActorCriticModule):
             save_policy(Path(checkpoint_dir), module.network)
 
     def policy(self) -> Policy | None:
         """A copy of the policy as it is now; None for a network of the user's own."""
-        network = getattr(self.get_learner_module(), "network", None)
-        return None if network is None else Policy(copy.deepcopy(network).cpu())
+        module = self.get_learner_module()
+        return Policy(copy.deepcopy(module.network).cpu()) if isinstance(module, ActorCriticModule) else None
 
     def get_learner_module(self) -> Any:
         """The policy's RLModule with the learner's weights, on the CPU; None where it can't be had."""

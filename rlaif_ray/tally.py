@@ -29,6 +29,7 @@ class Tally:
     proxies: list[float] = field(default_factory=list)  # the reward model's belief at the ends of episodes
     origins: list[Array] = field(default_factory=list)
     dropped_steps: int = 0
+    waited: list[int] = field(default_factory=list)  # iterations that parts kept back have waited
 
     def mix_figures(self, weight: float) -> dict[str, float]:
         """Shares of the completed episodes by provenance, and how old the answers were."""
@@ -38,6 +39,8 @@ class Tally:
             "weight": weight,
             **{f"share_{name}": float(share[i]) for i, name in enumerate(PROVENANCE)},
             "staleness": _mean(self.ages),
+            "deferred": float(len(self.waited)),
+            "deferred_iterations": _mean(self.waited),
             "dropped_steps": float(self.dropped_steps),
         }
 

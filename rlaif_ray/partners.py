@@ -1,0 +1,54 @@
+"""Whom the feedback loop works with, as it sees them: who asks, who learns to judge, what scores, what chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlaif_ray.types import Array, Episode, EpisodeBatch, Label, RewardModelReport, Scores
+
+__all__ = ["Chooser", "Judges", "LearnsToJudge", "Published", "Scorer"]
+
+
+class Judges(Protocol):
+    """The pool, as the loop sees it."""
+
+    def submit(self, episodes: Sequence[Episode], *, inclusion_probability: float, step: int) -> int: ...
+    def poll(self) -> list[Label]: ...
+    def wait(self, deadline_s: float) -> list[Label]: ...
+    def stats(self) -> Any: ...
+    def close(self, grace_s: float = 5.0) -> None: ...
+    @property
+    def in_flight(self) -> int: ...
+
+
+class Published(Protocol):
+    """A version of the reward model as its trainer publishes it; ``state`` is None where nothing new is to be used."""
+
+    @property
+    def state(self) -> dict[str, Any] | None: ...
+    @property
+    def report(self) -> RewardModelReport: ...
+
+
+class LearnsToJudge(Protocol):
+    """The reward model's trainer, as the loop sees it."""
+
+    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None: ...
+    def poll(self) -> Sequence[Published]: ...
+    def wait(self, deadline_s: float) -> Sequence[Published]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Scorer(Protocol):
+    """One version of the reward model, ready to score."""
+
+    def score(self, batch: EpisodeBatch) -> Scores: ...
+
+
+# (generator, number of episodes, fraction, limit) -> indices, inclusion probability
+Chooser = Callable[[np.random.Generator, int, float, int], tuple[Array, float]]
