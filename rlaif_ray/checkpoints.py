@@ -16,6 +16,7 @@ from rlaif_ray.errors import CheckpointError, ConfigError
 __all__ = ["check_checkpoint", "checkpoint_config", "prune", "write_checkpoint"]
 
 MANIFEST = "manifest.json"
+KIND = "rlaif_ray checkpoint"
 LAST = "last"
 
 
@@ -27,16 +28,19 @@ def write_checkpoint(
     It is written beside its place and renamed when complete: whoever is killed half-way leaves the last one whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, writing = folder / name, folder / f".writing-{name}"
-    shutil.rmtree(writing, ignore_errors=True)
+    for left_over in (*folder.glob(".writing-*"), *folder.glob(".old-*")):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    final, writing, old = folder / name, folder / f".writing-{name}", folder / f".old-{name}"
     writing.mkdir()
     save(str(writing))
     (writing / "config.yaml").write_text(dump_config(config))
     files = {str(p.relative_to(writing)): _fingerprint(p) for p in sorted(writing.rglob("*")) if p.is_file()}
-    (writing / MANIFEST).write_text(json.dumps({"kind": "rlaif_ray checkpoint", "facts": facts, "files": files}))
-    if final.exists():
-        shutil.rmtree(final)
+    manifest = {"kind": KIND, "facts": facts, "files": files}
+    (writing / MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))
+    if final.exists():  # moved aside, not removed first: `last` may point at it
+        final.rename(old)
     writing.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
     link = folder / f".{LAST}-new"
     link.unlink(missing_ok=True)
     link.symlink_to(name, target_is_directory=True)
@@ -55,12 +59,8 @@ def check_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     else:
         what = "does not exist" if not path.exists() else "is not a checkpoint (it has no manifest.json)"
         raise CheckpointError(f"checkpoint {str(path)!r} {what}; expected a folder runs/NAME/checkpoints/NAME")
-    try:
-        manifest = json.loads((candidate / MANIFEST).read_text())
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"checkpoint {str(candidate)!r}: manifest.json is damaged") from None
-    for name, want in files.items():
+    manifest = _manifest(candidate)
+    for name, want in manifest["files"].items():
         file = candidate / name
         if not file.is_file():
             raise CheckpointError(f"checkpoint {str(candidate)!r} is incomplete: {name} is missing")
@@ -70,6 +70,17 @@ def check_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
         if _fingerprint(file) != want:
             raise CheckpointError(f"checkpoint {str(candidate)!r}: {name} is not what was written")
     return candidate.resolve(), manifest["facts"]
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        digest = manifest.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"checkpoint {str(checkpoint)!r}: manifest.json is damaged") from None
+    if manifest.get("kind") != KIND or digest != _digest(manifest):
+        raise CheckpointError(f"checkpoint {str(checkpoint)!r}: manifest.json is damaged or of another kind")
+    return dict(manifest)
 
 
 def checkpoint_config(path: Path) -> Config:
@@ -83,10 +94,16 @@ def checkpoint_config(path: Path) -> Config:
 def prune(folder: Path, prefix: str, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints called ``prefix...``; never the one ``last`` points at."""
     last = (folder / LAST).resolve()
-    found = sorted(p for p in folder.glob(f"{prefix}*") if p.is_dir() and p.resolve() != last)
+    others = (p for p in folder.glob(f"{prefix}*") if p.is_dir() and not p.is_symlink() and p.resolve() != last)
+    found = sorted(others, key=lambda p: (len(p.name), p.name))  # by their number, however many digits it has
     spare = max(0, len(found) - max(0, keep - 1))
     for path in found[:spare]:
         shutil.rmtree(path)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    # Through JSON and back: what is read has lists where tuples were written.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(manifest)), sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
