@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from rlaif_ray.evaluation import World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import Policy, load_policy
 from rlaif_ray.runlog import RunLog
+from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 
@@ -122,9 +120,9 @@ def train(
     (path / "config.yaml").write_text(dump_config(config))
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        stack.enter_context(_quiet(path / "log.txt"))
-        judged = stack.enter_context(_judge(config))
-        stack.enter_context(_ray(config))
+        stack.enter_context(quiet(path / "log.txt"))
+        judged = stack.enter_context(judge_serving(config))
+        stack.enter_context(ray_running(config))
         run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory)
         return run.go(checkpoint)
 
@@ -326,65 +324,6 @@ def evaluate(
     policy = load_policy(folder)
     world = World(config.env.id, {**config.env.options, **(options or {})})
     return evaluate_policy(policy, world, episodes, deterministic=deterministic, seed=seed)
-
-
-# ------------------------------------------------------------------------------------------------ surroundings
-
-
-@contextlib.contextmanager
-def _judge(config: Config) -> Iterator[Config]:
-    """The built-in judge, served on loopback while the run lasts; any other is somebody else's to run."""
-    if not config.asks or config.judge.kind != "builtin":
-        yield config
-        return
-    from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
-
-    with BuiltinJudge() as server:
-        url = server.start(config.judge.profile, envs.env_spec(config.env.id).reader)
-        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
-
-
-@contextlib.contextmanager
-def _ray(config: Config) -> Iterator[None]:
-    """A Ray of our own on this machine, or the cluster at ``resources.address``; one already joined is left alone."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if config.resources.address:
-        ray.init(address=config.resources.address, log_to_driver=False, configure_logging=False)
-    else:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
-            object_store_memory=config.resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _quiet(log: Path) -> Iterator[None]:
-    """What libraries say on standard error goes to the run's log: the terminal belongs to the live view.
-
-    Ray's own processes write there from C++, so the file descriptor is what has to be turned.
-    """
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    with open(log, "a", buffering=1) as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _plain(value: Any) -> Any:

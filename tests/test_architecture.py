@@ -27,9 +27,9 @@ LEVELS: list[dict[str, set[str]]] = [
         "reward_model": {"reward_model"},
     },
     {"mixing": {"mixing"}},
-    {"loop": {"loop", "tally"}},
+    {"loop": {"loop", "tally", "deferral", "partners"}},
     {"ppo": {"ppo", "ppo_config"}},
-    {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog"}},
+    {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"report": {"report"}},
     {"cli": {"cli"}},
 ]

@@ -1,0 +1,142 @@
+"""Reading a config and saying what is wrong with it. The only place where YAML is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rlaif_ray.config.sections import Config
+from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
+
+__all__ = ["deep_merge", "dump_config", "load_config", "preset_names", "unflatten", "validate"]
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    folder = resources.files("rlaif_ray") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path | Mapping[str, Any] = "", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset, a YAML file or a mapping, put dotted ``overrides`` on top, and check the whole.
+
+    Raises ConfigError: no such preset or file, not YAML, unknown key, wrong type, out of range.
+    """
+    raw = dict(source) if isinstance(source, Mapping) else _read(str(source), ())
+    return validate(deep_merge(raw, unflatten(overrides or {})))
+
+
+def validate(raw: Mapping[str, Any]) -> Config:
+    """A Config from plain data. Raises ConfigError with one line that names value, range and nearest name."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, raw)) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML of the whole resolved tree; ``load_config`` reads it back to an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on ``base``; mappings are merged key by key, anything else replaced. Neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = deep_merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def unflatten(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"ppo.lr": 1}`` -> ``{"ppo": {"lr": 1}}``; hyphens in keys are underscores."""
+    tree: dict[str, Any] = {}
+    for path, value in dotted.items():
+        *parents, leaf = path.replace("-", "_").split(".")
+        nested: dict[str, Any] = {leaf: value}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        tree = deep_merge(tree, nested)
+    return tree
+
+
+def _read(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if not source:
+        return {}
+    if source in seen:
+        raise ConfigError(f"config {source!r} extends itself: {' -> '.join((*seen, source))}")
+    path = Path(source)
+    if source in preset_names():
+        text = (resources.files("rlaif_ray") / "presets" / f"{source}.yaml").read_text()
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigError(f"config file {source!r}: {reason}; presets are {', '.join(preset_names())}") from None
+    else:
+        raise UnknownNameError("preset (or path ending in .yaml)", source, preset_names())
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {source!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config file {source!r}: got a {type(raw).__name__}, expected a mapping of sections")
+    base = raw.pop("extends", "")
+    return deep_merge(_read(str(base), (*seen, source)), raw)
+
+
+# ------------------------------------------------------------------------------------- one line per mistake
+
+
+def _one_line(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """The first mistake, as `path: got VALUE, allowed RANGE; did you mean ...`, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        line = _unknown_key(first["loc"])
+    elif first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        line = f"{path}: got {first['input']!r}; {reason}" if path else reason
+    else:
+        line = f"{path}: got {first['input']!r}; {_allowed(first)}"
+    more = len(problems) - 1
+    return line + (f" (and {more} more)" if more else "")
+
+
+def _allowed(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "literal_error":
+        expected = problem["ctx"]["expected"]
+        guess = nearest(str(problem["input"]), re.findall(r"'([^']+)'", expected))
+        return f"allowed are {expected}" + (f"; did you mean {guess!r}?" if guess else "")
+    message = str(problem["msg"])
+    return message[0].lower() + message[1:]
+
+
+def _unknown_key(loc: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in loc[:-1]:
+        section = section.model_fields[str(part)].annotation
+    names = list(section.model_fields)
+    where = ".".join(str(p) for p in loc[:-1]) or "the top level"
+    guess = nearest(str(loc[-1]), names)
+    path = ".".join(str(p) for p in loc)
+    if guess is None:  # it may be a key of another section
+        guess = next((f"{s}.{loc[-1]}" for s, f in Config.model_fields.items() if str(loc[-1]) in _fields_of(f)), None)
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    return f"unknown key {path!r}: allowed at {where} are {', '.join(names)}{hint}"
+
+
+def _fields_of(field: Any) -> list[str]:
+    annotation = field.annotation
+    if get_origin(annotation) is not None:
+        annotation = get_args(annotation)[0]
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

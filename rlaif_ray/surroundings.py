@@ -1,0 +1,71 @@
+"""What stands around a run while it lasts: the built-in judge, a Ray of its own, a log for what libraries say."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlaif_ray import envs
+from rlaif_ray.config import Config
+
+__all__ = ["judge_serving", "quiet", "ray_running"]
+
+
+@contextlib.contextmanager
+def judge_serving(config: Config) -> Iterator[Config]:
+    """The built-in judge, served on loopback while the run lasts; any other is somebody else's to run."""
+    if not config.asks or config.judge.kind != "builtin":
+        yield config
+        return
+    from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
+
+    with BuiltinJudge() as server:
+        url = server.start(config.judge.profile, envs.env_spec(config.env.id).reader)
+        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
+
+
+@contextlib.contextmanager
+def ray_running(config: Config) -> Iterator[None]:
+    """A Ray of our own on this machine, or the cluster at ``resources.address``; one already joined is left alone."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if config.resources.address:
+        ray.init(address=config.resources.address, log_to_driver=False, configure_logging=False)
+    else:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
+            object_store_memory=config.resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """What libraries say on standard error goes to the run's log: the terminal belongs to the live view.
+
+    Ray's own processes write there from C++, so the file descriptor is what has to be turned.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with open(log, "a", buffering=1) as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

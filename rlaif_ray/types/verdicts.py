@@ -1,0 +1,162 @@
+"""What asking and judging make: units, usage, verdicts and abstentions, labels, and what a reward model says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rlaif_ray.errors import ShapeError
+from rlaif_ray.types.episodes import Array, PolicyVersion, need
+
+__all__ = [
+    "Abstention",
+    "ApprovalAnswer",
+    "Label",
+    "QuestionKind",
+    "RewardModelReport",
+    "Scores",
+    "Unit",
+    "Usage",
+    "Verdict",
+]
+
+QuestionKind = Literal["approval", "rating", "preference"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing a judge looks at: an episode, a segment or a state, as pictures and/or a caption."""
+
+    key: str  # content key of the recorded episode (``episode_key``), with the range where it is a part of it
+    frames: tuple[bytes, ...] = ()  # encoded PNG, in time order
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.frames and not self.caption:
+            raise ShapeError(f"unit {self.key}: 0 frames and an empty caption, expected at least one of the two")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer cost. Billed by what the server says it used, never by a formula."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    attempts: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens", "cost_usd", "latency_s", "attempts"):
+            if getattr(self, name) < 0:
+                raise ShapeError(f"usage {name}: got {getattr(self, name)}, expected >= 0")
+
+
+@dataclass(frozen=True)
+class ApprovalAnswer:
+    """The three questions of an approval, answered."""
+
+    description: str
+    reasoning: str
+    approved: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's usable answer. Exactly one of ``approved``, ``rating``, ``preference`` is set, by the question's kind.
+
+    ``value`` is the approval / rating / preference for the first unit in [0, 1], polarity already undone: 1 is good.
+    """
+
+    kind: QuestionKind
+    value: float  # [0, 1]
+    text: str  # the raw answer
+    usage: Usage
+    approved: bool | None = None
+    rating: int | None = None  # 0-based level
+    preference: Literal["first", "second", "tie"] | None = None
+    probability: float | None = None  # of ``value`` being 1, where the judge gives one
+    description: str = ""
+    reasoning: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ShapeError(f"verdict value: got {self.value}, expected within [0, 1]")
+        given = [n for n in ("approved", "rating", "preference") if getattr(self, n) is not None]
+        want = {"approval": ["approved"], "rating": ["rating"], "preference": ["preference"]}[self.kind]
+        need(f"answers set in a verdict of kind {self.kind!r}", given, want)
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """No usable answer. Never a score: not 0, not "bad"."""
+
+    reason: Literal["refusal", "timeout", "unparsable", "truncated", "empty", "http", "unknown"]
+    detail: str  # one line, no key in it
+    usage: Usage  # what it cost all the same
+    text: str = ""  # the raw answer, where there was one
+
+
+@dataclass(frozen=True)
+class Label:
+    """A stored answer: a verdict or an abstention, with where it came from."""
+
+    label_id: int  # position in the store, ascending
+    question_key: str  # content address of the question
+    episode_id: int
+    outcome: Verdict | Abstention
+    judge: str  # name of judge and dated model
+    prompt_hash: str
+    policy_version: PolicyVersion
+    asked_at_step: int  # environment steps of the run when it was asked
+    replayed: bool  # answered from the store, for nothing
+    inclusion_probability: float  # of the episode being asked about
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.inclusion_probability <= 1.0:
+            raise ShapeError(f"inclusion_probability: got {self.inclusion_probability}, expected in (0, 1]")
+
+    @property
+    def value(self) -> float | None:
+        """The verdict's value in [0, 1]; None for an abstention."""
+        return self.outcome.value if isinstance(self.outcome, Verdict) else None
+
+
+@dataclass(frozen=True)
+class RewardModelReport:
+    """One published (or refused) version of the reward model."""
+
+    version: int  # 0: none yet
+    gate_open: bool
+    heldout_accuracy: float  # agreement with the judge on labels never trained on, [0, 1]; nan before the first fit
+    heldout_n: int
+    heldout_low: float  # lower end of the 95 % Wilson interval of the accuracy
+    balanced_accuracy: float  # nan where one class is missing
+    train_n: int
+    loss: float
+    fit_s: float
+    reason: str = ""  # why the gate is shut, or why a version was rolled back
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def with_reason(self, reason: str) -> RewardModelReport:
+        return replace(self, reason=reason)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The reward model's belief about each episode so far, at each of its observations."""
+
+    belief: Array  # (S,) float32 in [0, 1]: probability of approval having seen observations 0..t
+    obs_offsets: Array  # (E + 1,) int64, as in the EpisodeBatch
+    version: Array  # (E,) int64, version that scored each episode
+
+    def __post_init__(self) -> None:
+        need("belief rows against the last offset", len(self.belief), int(self.obs_offsets[-1]))
+        need("version (E,)", len(self.version), len(self.obs_offsets) - 1)
+
+    @property
+    def final(self) -> Array:
+        """(E,) belief at each episode's last observation."""
+        final: Array = self.belief[self.obs_offsets[1:] - 1]
+        return final
