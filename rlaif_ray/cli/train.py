@@ -90,9 +90,10 @@ def _show_end(path: Path, console: Console) -> None:
 
     record = RunRecord.read(path)
     page = write_report(path)
-    console.print(outcome_table(record))
-    for line in statements(record):
-        console.print(f"- {line}", highlight=False)
+    if any(record.evaluations()):
+        console.print(outcome_table(record))
+        for line in statements(record):
+            console.print(f"- {line}", highlight=False)
     console.print(f"\n{headline(record)}.", style="bold red" if record.status == "no_feedback_learned" else "bold")
     console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
     if record.status == "interrupted":

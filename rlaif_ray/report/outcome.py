@@ -152,6 +152,8 @@ def _about_sources(record: RunRecord) -> list[str]:
     if source not in ("hybrid", "direct") or not isinstance(shares, Mapping):
         return []
     direct, distilled = 100 * number(shares, "direct"), 100 * number(shares, "distilled")
+    if not direct > 0 and not distilled > 0:
+        return ["No episode has learned from feedback so far."]
     if direct == 0 and source == "hybrid":
         return [
             "Effective direct share: 0. Every verdict came after its episode had been learned from, so this run was in "

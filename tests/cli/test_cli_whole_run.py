@@ -1,0 +1,102 @@
+"""A run as a user has it, with real Ray and the real built-in judge: stopped by Ctrl-C, gone on with, looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
+SMALL = {
+    "run.name": "small",
+    "run.total-steps": "40960",
+    "run.evaluate-episodes": "40",
+    "env.num-envs": "64",
+    "ppo.train-batch-size": "1024",
+    "ppo.minibatch-size": "256",
+    "ppo.num-epochs": "1",
+    "policy.network": "mlp",
+    "policy.hidden": "32",
+    "mix.start-step": "4096",
+    "mix.ramp-steps": "8192",
+    "judge.profile": "perfect",
+    "budget.labels": "20",
+    "reward-model.min-labels": "8",
+    "reward-model.retrain-every": "8",
+    "reward-model.gate-accuracy": "0",
+    "resources.object-store-mb": "100",
+    "resources.env-runners": "1",
+}
+STOP_WITHIN_S = 10.0
+
+
+def finish(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
+
+
+def summary_of(run: Path) -> dict[str, object]:
+    read: dict[str, object] = json.loads((run / "summary.json").read_text())
+    return read
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_run_is_stopped_gone_on_with_and_looked_at(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "small"
+    words = ["train", "homegrid", *(word for key, value in SMALL.items() for word in (f"--{key}", value))]
+    started_at = time.monotonic()
+    began = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        assert began.stdout is not None
+        assert "steps" in began.stdout.readline()
+        os.kill(began.pid, signal.SIGINT)
+        stopped_at = time.monotonic()
+        out, err = began.communicate(timeout=120)
+    finally:
+        began.kill()
+    took = time.monotonic() - stopped_at
+    assert began.returncode == 0, err
+    assert "Stopping" in out
+    assert "--resume" in out
+    # Stopping takes less than starting did: on a machine busy with other things both take longer.
+    starting = stopped_at - started_at
+    assert took < max(STOP_WITHIN_S, starting), f"took {took:.1f} s to stop, {starting:.1f} s to start"
+    stopped = summary_of(run)
+    assert stopped["status"] == "interrupted"
+    assert 0 < int(stopped["steps"]) < 40_960  # type: ignore[call-overload]
+    assert (run / "checkpoints" / "last" / "manifest.json").is_file()
+    assert "Interrupted" in (run / "report.html").read_text()
+
+    done = finish("train", "--resume", "small", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["status"] == "done"
+    assert summary["steps"] >= 40_960
+    assert 1 <= summary["labels"] <= 20
+    assert summary["labels"] >= int(stopped["labels"])  # type: ignore[call-overload]
+    assert [phase["name"] for phase in summary["phases"]] == ["task", "feedback"]
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/gif") == 8
+    assert "What happens:" in page
+
+    looked = finish("evaluate", "small", "--episodes", "30", "--starts", "heldout", "--json", cwd=tmp_path)
+    outcome = json.loads(looked.stdout)
+    assert (outcome["episodes"], outcome["starts"], outcome["deterministic"]) == (30, "heldout", False)
+    assert 0.0 <= outcome["found"] <= 1.0
+    assert 0.0 <= outcome["cat_survived"] <= 1.0
+    again = finish("evaluate", str(run / "checkpoints" / "last"), "--episodes", "30", "--starts", "heldout", "--json",
+                   cwd=tmp_path)  # fmt: skip
+    assert json.loads(again.stdout) == outcome
+
+    stats = json.loads(finish("labels", "stats", "small", "--json", cwd=tmp_path).stdout)
+    assert stats["labels"] == summary["labels"]
+    assert stats["spend_usd"] == pytest.approx(summary["spend_usd"])
+    assert stats["reserved_usd"] == 0.0
