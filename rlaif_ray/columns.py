@@ -65,9 +65,8 @@ class ColumnSampler:
 
     # ------------------------------------------------------------------------------------------ sampling
 
-    def reset(self, seed: int | None, policy_version: PolicyVersion = 0, options: Any = None) -> int:
-        """Begin N new episodes; returns how many steps of open ones were thrown away."""
-        lost = 0 if self._obs is None else int(self._open.lengths.sum())
+    def reset(self, seed: int | None, policy_version: PolicyVersion = 0, options: Any = None) -> None:
+        """Begin N new episodes; open ones are forgotten."""
         obs, _ = self.env.reset(seed=seed, options=options)
         self._obs = np.array(obs)
         N = self.N
@@ -82,7 +81,6 @@ class ColumnSampler:
             complete=np.zeros(N, bool),
             policy_version=np.full(N, policy_version, np.int64),
         )
-        return lost
 
     def sample(self, T: int, actor: Actor, policy_version: PolicyVersion) -> Rollout:
         """Step T times. Episodes carry the version that took their first action."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.algorithms.ppo import PPO
-from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -107,7 +107,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
 
     @property
     def lost_steps(self) -> int:
-        """Steps that were sampled and never learned from: a runner died, a run was resumed or waited."""
+        """Steps that were sampled and never learned from: a runner died (its whole fragment is counted) or the run
+        waited for the reward model's gate. Episodes cut short by a resumed run were learned from up to the cut."""
         return self._lost_steps
 
     @property
@@ -313,16 +314,19 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        # RLlib's learner ignores older weights on a live algorithm; a rollback must not be a silent no-op.
-        self.learner_group.foreach_learner(_forget_weights_version)
+        if COMPONENT_LEARNER_GROUP in state:
+            # RLlib's learner ignores older weights on a live algorithm; a rollback must not be a silent no-op. (From
+            # a folder, the learner has been restored before this is called, weights and their version included.)
+            self.learner_group.foreach_learner(_forget_weights_version)
         super().set_state(state)
         ours = state.get("rlaif")
         if ours is None:
             return
+        self._hand_out_weights()
         self._steps, self._carry = ours["steps"], ours["carry"]
         self._rng.bit_generator.state = ours["rng"]
-        lost = self.env_runner_group.foreach_env_runner(_Restore(ours["runners"]))
-        self._lost_steps = ours["lost_steps"] + sum(lost)
+        self._lost_steps = ours["lost_steps"]
+        self.env_runner_group.foreach_env_runner(_Restore(ours["runners"]))
         self.loop.restore(ours["loop"], self._stored_labels())
 
     def _stored_labels(self) -> list[Any]:
@@ -373,13 +377,13 @@ class _Timed:
 
 
 class _Restore:
-    """Gives each runner its own generators back; returns the steps of open episodes it threw away."""
+    """Gives each runner its own generators back."""
 
     def __init__(self, states: dict[int, dict[str, Any]]) -> None:
         self.states = states
 
-    def __call__(self, runner: Any) -> int:
-        return int(runner.set_random_state(self.states.get(runner.worker_index, {})))
+    def __call__(self, runner: Any) -> None:
+        runner.set_random_state(self.states.get(runner.worker_index, {}))
 
 
 def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:

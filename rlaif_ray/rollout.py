@@ -55,7 +55,6 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self.spaces = kwargs.get("spaces", {})
         self._recreated = bool(kwargs.get("recreated_worker", False)) or _restarted()
         self._weights_seq_no = 0
-        self._lost_steps = 0
         self.env: Any = None
         self.module: Any = None
         if self._acts():
@@ -125,10 +124,10 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
                 rollouts = run_episodes(
                     self._sampler, self._actor, num_episodes, seed=None, version=self._weights_seq_no
                 )
-                self._lost_steps += self._sampler.reset(None, self._weights_seq_no)
+                self._sampler.reset(None, self._weights_seq_no)
             else:
                 if force_reset:
-                    self._lost_steps += self._sampler.reset(None, self._weights_seq_no)
+                    self._sampler.reset(None, self._weights_seq_no)
                 steps = num_timesteps or self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
                 T = max(1, steps // self.num_envs)
                 rollouts = [self._sampler.sample(T, self._actor, self._weights_seq_no)]
@@ -192,15 +191,15 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
             "next_id": self._sampler.counter(),
         }
 
-    def set_random_state(self, state: dict[str, Any]) -> int:
-        """Go on from a checkpoint: new episodes begin, drawn by the restored generators. Returns the steps lost."""
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: new episodes begin, drawn by the restored generators."""
         if self.env is None or not state:
-            return 0
+            return
         self._actor.rng.set_state(torch.from_numpy(np.array(state["actor"])))
         self._sampler.set_counter(state["next_id"])
         for generator, stored in zip(_generators(self.env), state["env"], strict=True):
             generator.bit_generator.state = stored
-        return self._sampler.reset(None, self._weights_seq_no)
+        self._sampler.reset(None, self._weights_seq_no)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {"config": self.config}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from ppo_runs import Recorded, settings
+import torch
+from ppo_runs import Recorded
 
 
-@pytest.fixture(scope="module")
-def two_runners(ray_session):
-    run = Recorded(settings(runners=2))
-    yield run
-    run.algorithm.stop()
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Nets this small take longer to share out than to compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -56,8 +56,7 @@ class Recorded:
 
     def optimizer(self):
         """Adam's own state: steps and both moments of every parameter."""
-        state = self.algorithm.learner_group._learner.get_state()["optimizer"]
-        return state
+        return self.algorithm.learner_group._learner.get_state()["optimizer"]
 
     def runners(self, look):
         """``look(runner)`` by worker index."""
