@@ -71,7 +71,8 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
     from rlaif_ray.report.live import LiveView
 
     stop = StopSwitch()
-    with LiveView(config.run.name, console) as view, stop.on_signals(view.say):
+    as_if = config.asks and config.judge.kind == "builtin"
+    with LiveView(config.run.name, console, as_if=as_if) as view, stop.on_signals(view.say):
         from rlaif_ray import experiment  # brings torch and Ray: seconds, so the view is up first
 
         def monitor(row: dict[str, Any]) -> None:
@@ -131,6 +132,4 @@ class StopSwitch:
         if self._on:
             raise KeyboardInterrupt
         self._on = True
-        self._say(
-            "Stopping: finishing this iteration, then writing a checkpoint. Labels are kept. Ctrl-C again: at once."
-        )
+        self._say("Stopping: a checkpoint after this iteration; labels are kept. Ctrl-C again: at once.")

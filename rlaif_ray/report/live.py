@@ -31,8 +31,16 @@ SHARES = (("direct", "direct"), ("distilled", "distilled"), ("abstained", "absta
 class LiveView:
     """Shows the newest row. A context manager; ``update`` is the monitor."""
 
-    def __init__(self, name: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        as_if: bool = False,  # prices are: the built-in judge charges nothing
+    ) -> None:
         self._name = name
+        self._as_if = as_if
         self._console = console or Console()
         self._clock = clock
         self._live: Live | None = None
@@ -66,7 +74,7 @@ class LiveView:
         for key in ("truth/found", "truth/cat_survived", "rm/heldout_accuracy", "feedback/approval_rate"):
             value = number(self._row, key)  # keep showing the last known where an iteration measured none
             self._last_known[key] = value if math.isfinite(value) else self._last_known.get(key, math.nan)
-        self._row |= self._last_known
+        self._row |= self._last_known | {"as_if": self._as_if}
         done = number(self._row, "steps") >= number(self._row, "total_steps")
         if self._live is None and (done or self._seen_at - self._printed_at >= PLAIN_EVERY_S):
             self._printed_at = self._seen_at
@@ -99,7 +107,8 @@ class LiveView:
             body = Group(self._progress(row), _outcome_line(row), _feedback_line(row), _model_line(row), _shares(row))
         if self._notice:
             body = Group(body, Text(self._notice, style="bold yellow"))
-        return Panel(body, title=self._name, title_align="left", border_style="dim")
+        phase = f"{self._name}: {row['phase']} phase" if "phase" in row else self._name
+        return Panel(body, title=phase, title_align="left", border_style="dim")
 
     def _progress(self, row: Mapping[str, Any]) -> RenderableType:
         steps, total = number(row, "steps"), number(row, "total_steps")
@@ -136,7 +145,6 @@ def _outcome_line(row: Mapping[str, Any]) -> RenderableType:
         ("truth, audit only   ", "dim"),
         f"fruit found {percent(row, 'truth/found')}   cat survives {percent(row, 'truth/cat_survived')}   ",
         f"length {decimal(number(row, 'task/episode_length_mean'))}",
-        (f"   ({row.get('phase', '-')} phase, training episodes)", "dim"),
     )
 
 
@@ -144,19 +152,18 @@ def _feedback_line(row: Mapping[str, Any]) -> RenderableType:
     approved = percent(row, "feedback/approval_rate", 0)
     return Text.assemble(
         ("judge               ", "dim"),
-        f"labels {count(number(row, 'feedback/labels'))}{_left(row)}   spend {_spend(row)}   ",
-        f"in flight {count(number(row, 'feedback/in_flight'))}   approves {approved}",
+        f"labels {count(number(row, 'feedback/labels'))}{_left(row)}   spend {_spend(row)}   approves {approved}",
     )
 
 
 def _model_line(row: Mapping[str, Any]) -> RenderableType:
-    return Text.assemble(("reward model (RM)   ", "dim"), _model(row))
+    weight = decimal(number(row, "mix/weight"), 2)
+    return Text.assemble(("reward model (RM)   ", "dim"), _model(row), (f"   weight {weight}", "dim"))
 
 
 def _shares(row: Mapping[str, Any]) -> RenderableType:
     shares = "   ".join(f"{word} {percent(row, f'mix/share_{key}')}" for key, word in SHARES)
-    weight = decimal(number(row, "mix/weight"), 2)
-    return Text.assemble(("rewards came from   ", "dim"), shares, (f"   feedback weight {weight}", "dim"))
+    return Text.assemble(("rewards came from   ", "dim"), shares)
 
 
 def _model(row: Mapping[str, Any]) -> str:
@@ -176,4 +183,4 @@ def _left(row: Mapping[str, Any]) -> str:
 def _spend(row: Mapping[str, Any]) -> str:
     spend, cap = number(row, "feedback/spend_usd"), number(row, "feedback/cap_usd")
     of = f" of {cap:.2f}" if math.isfinite(cap) else ""
-    return f"USD {decimal(spend, 3)}{of}"
+    return f"USD {decimal(spend, 3)}{of}" + (" as-if" if row.get("as_if") else "")

@@ -315,14 +315,14 @@ def shown(view: LiveView) -> str:
 
 def test_the_view_shows_every_figure_and_the_time_left() -> None:
     clock = Clock()
-    view = LiveView("made-up", Console(file=io.StringIO(), force_terminal=False), clock)
+    view = LiveView("made-up", Console(file=io.StringIO(), force_terminal=False), clock, as_if=True)
     view.update(row(59))
     clock.now = 30.0
     view.update(row(69))  # ten iterations in 30 s: 50 more take 150 s
     text = shown(view)
     for words in (
         "1,575,000 of 2,700,000 steps", "58 %", "2:30 left", "truth, audit only", "fruit found 99.7 %",
-        "labels 235 (265 left)", "USD 0.470 of 5.00", "version 10", "97.2 % of 47 held-out labels", "gate open",
+        "labels 235 (265 left)", "USD 0.470 of 5.00 as-if", "version 10", "97.2 % of 47 held-out labels", "gate open",
         "direct 2.0 %", "distilled 94.0 %", "task only 3.9 %",
     ):  # fmt: skip
         assert words in text
