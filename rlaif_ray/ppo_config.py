@@ -23,6 +23,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env as register_with_ray
+from ray.tune.search.sample import Domain
 
 from rlaif_ray import envs
 from rlaif_ray.config import Config, PolicyConfig, deep_merge, validate
@@ -132,13 +133,14 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
     def _check_names(self) -> None:
         """Names and single values at once; what must fit together is checked by ``validate`` at the end."""
         for name, options in self.rlaif.items():
-            field = Config.model_fields[name]
-            raw = {name: options}
-            kind = field.annotation
+            kind: Any = Config.model_fields[name].annotation
+            fixed = {key: value for key, value in options.items() if not _is_searched(value)}
+            for unknown in options.keys() - kind.model_fields.keys():
+                fixed[unknown] = None  # also where its values are searched
             try:
-                kind.model_validate(options)  # type: ignore[union-attr]
+                kind.model_validate(fixed)
             except ValueError:
-                validate(raw)  # says the same in one line
+                validate({name: fixed})  # says the same in one line
 
     # ------------------------------------------------------------------------------------------ RLlib's hooks
 
@@ -151,9 +153,9 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         translated = [k for k in unknown if self._translate_special_keys(k, warn_deprecated=False) not in self.keys()]
         if translated:
             raise UnknownNameError("config key", translated[0], [*SECTIONS, *self.keys()])
+        super().update_from_dict(rest)  # first: it replaces our sections as a whole where they are among them
         for section, options in ours.items():
-            self._say(section, options)
-        super().update_from_dict(rest)
+            self.run(**options) if section == "run" else self._say(section, options)
         if "env" in rest and rest["env"] is not None and not str(rest["env"]).startswith(_PREFIX):
             self._register_world(rest["env"])
         return self
@@ -279,6 +281,11 @@ def _training_arguments(ppo: PPOSection, total_steps: int) -> dict[str, Any]:
         "use_kl_loss": False,
         "shuffle_batch_per_epoch": True,
     }
+
+
+def _is_searched(value: Any) -> bool:
+    """Whether Tune is to choose the value: a trial is given one, and checked then."""
+    return isinstance(value, Domain) or (isinstance(value, Mapping) and set(value) == {"grid_search"})
 
 
 def _wants_gpu(config: Config) -> bool:
