@@ -85,7 +85,7 @@ def _own_rows(record: RunRecord) -> list[OutcomeRow]:
 def headline(record: RunRecord) -> str:
     """One sentence: what came of it. In large letters where nothing was learned from feedback."""
     if record.status == "no_feedback_learned":
-        return "NO FEEDBACK WAS LEARNED FROM: the reward model never passed its gate before the budget ended"
+        return f"NO FEEDBACK WAS LEARNED FROM: {_why_nothing(record)}"
     own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
     before = next((r for r in own if r.policy == PHASES["task"]), None)
     after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
@@ -104,6 +104,17 @@ def headline(record: RunRecord) -> str:
         "failed": "Failed before its final evaluation",
         "running": "Not finished: what it has written so far",
     }.get(record.status, "Done, without an evaluation")
+
+
+def _why_nothing(record: RunRecord) -> str:
+    judge, model = record.summary.get("judge"), record.summary.get("reward_model")
+    if isinstance(judge, Mapping) and judge.get("error"):
+        return f"the judge could not be asked ({judge['error']})"
+    if not record.summary.get("labels"):
+        return "no question was answered"
+    if isinstance(model, Mapping) and model.get("reason"):
+        return f"the reward model never passed its gate ({model['reason']})"
+    return "the reward model never passed its gate"
 
 
 def statements(record: RunRecord) -> list[str]:

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from rlaif_ray.cli import main
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 SMALL = {
@@ -23,10 +26,14 @@ SMALL = {
     "ppo.num-epochs": "1",
     "policy.network": "mlp",
     "policy.hidden": "32",
+    "feedback.start-step": "0",
+    "feedback.fraction": "0.5",
+    "feedback.labels-per-iteration": "2",
+    "feedback.late": "wait",
     "mix.start-step": "4096",
     "mix.ramp-steps": "8192",
     "judge.profile": "perfect",
-    "budget.labels": "20",
+    "budget.labels": "40",
     "reward-model.min-labels": "8",
     "reward-model.retrain-every": "8",
     "reward-model.gate-accuracy": "0",
@@ -40,14 +47,16 @@ def finish(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
 
-def summary_of(run: Path) -> dict[str, object]:
-    read: dict[str, object] = json.loads((run / "summary.json").read_text())
+def summary_of(run: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return read
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_run_is_stopped_gone_on_with_and_looked_at(tmp_path: Path) -> None:
+def test_a_run_is_stopped_gone_on_with_and_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "runs" / "small"
     words = ["train", "homegrid", *(word for key, value in SMALL.items() for word in (f"--{key}", value))]
     started_at = time.monotonic()
@@ -71,7 +80,7 @@ def test_a_run_is_stopped_gone_on_with_and_looked_at(tmp_path: Path) -> None:
     assert took < max(STOP_WITHIN_S, starting), f"took {took:.1f} s to stop, {starting:.1f} s to start"
     stopped = summary_of(run)
     assert stopped["status"] == "interrupted"
-    assert 0 < int(stopped["steps"]) < 40_960  # type: ignore[call-overload]
+    assert 0 < int(stopped["steps"]) < 40_960
     assert (run / "checkpoints" / "last" / "manifest.json").is_file()
     assert "Interrupted" in (run / "report.html").read_text()
 
@@ -80,23 +89,29 @@ def test_a_run_is_stopped_gone_on_with_and_looked_at(tmp_path: Path) -> None:
     summary = json.loads(done.stdout)
     assert summary["status"] == "done"
     assert summary["steps"] >= 40_960
-    assert 1 <= summary["labels"] <= 20
-    assert summary["labels"] >= int(stopped["labels"])  # type: ignore[call-overload]
+    assert 1 <= summary["labels"] <= 40
+    assert summary["labels"] >= int(stopped["labels"])
     assert [phase["name"] for phase in summary["phases"]] == ["task", "feedback"]
     page = (run / "report.html").read_text()
     assert page.count("data:image/gif") == 8
     assert "What happens:" in page
 
-    looked = finish("evaluate", "small", "--episodes", "30", "--starts", "heldout", "--json", cwd=tmp_path)
-    outcome = json.loads(looked.stdout)
+    monkeypatch.chdir(tmp_path)
+
+    def printed(*words: str) -> dict[str, Any]:
+        capfd.readouterr()
+        assert main(words) == 0
+        read: dict[str, Any] = json.loads(capfd.readouterr().out)
+        return read
+
+    outcome = printed("evaluate", "small", "--episodes", "30", "--starts", "heldout", "--json")
     assert (outcome["episodes"], outcome["starts"], outcome["deterministic"]) == (30, "heldout", False)
     assert 0.0 <= outcome["found"] <= 1.0
     assert 0.0 <= outcome["cat_survived"] <= 1.0
-    again = finish("evaluate", str(run / "checkpoints" / "last"), "--episodes", "30", "--starts", "heldout", "--json",
-                   cwd=tmp_path)  # fmt: skip
-    assert json.loads(again.stdout) == outcome
+    newest = str(run / "checkpoints" / "last")
+    assert printed("evaluate", newest, "--episodes", "30", "--starts", "heldout", "--json") == outcome
 
-    stats = json.loads(finish("labels", "stats", "small", "--json", cwd=tmp_path).stdout)
+    stats = printed("labels", "stats", "small", "--json")
     assert stats["labels"] == summary["labels"]
     assert stats["spend_usd"] == pytest.approx(summary["spend_usd"])
     assert stats["reserved_usd"] == 0.0

@@ -124,7 +124,9 @@ def test_the_headline_names_before_and_after_on_unseen_starts(record: RunRecord)
 def test_no_feedback_learned_is_said_in_large_letters(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r", summary={**SUMMARY, "status": "no_feedback_learned"})
     record = RunRecord.read(run)
-    assert headline(record).startswith("NO FEEDBACK WAS LEARNED FROM")
+    assert headline(record) == "NO FEEDBACK WAS LEARNED FROM: the reward model never passed its gate"
+    none = RunRecord.read(write_run(tmp_path / "n", summary={**SUMMARY, "status": "no_feedback_learned", "labels": 0}))
+    assert headline(none) == "NO FEEDBACK WAS LEARNED FROM: no question was answered"
     assert 'class="shout"' in render_report(record)
 
 
