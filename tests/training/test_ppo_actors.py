@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import ray
-from ppo_runs import Recorded, copied, same, settings
+from ppo_runs import Recorded, same, settings
 from ray import tune
 
 from rlaif_ray.columns import ID_BITS
@@ -66,7 +66,7 @@ def test_rolling_back_reaches_learner_and_every_runner_and_gives_each_its_own_ge
 def test_training_survives_a_runner_and_its_replacement_repeats_nothing(two_runners):
     run = two_runners
     run.train()
-    seeds = run.runners(lambda r: r._runner_seed)
+    seeds = run.runners(lambda r: getattr(r, "_runner_seed", None))
     known = {int(i) for rollouts in run.rollouts for r in rollouts for i in r.fragment.episode_id.ravel()}
     first_obs = run.rollouts[0][0].fragment.obs[0]
     steps, lost = run.algorithm.steps, run.algorithm.lost_steps
@@ -79,7 +79,7 @@ def test_training_survives_a_runner_and_its_replacement_repeats_nothing(two_runn
     while len(run.rollouts[-1]) < 2 and time.monotonic() < deadline:
         run.train()
     assert len(run.rollouts[-1]) == 2
-    again = run.runners(lambda r: r._runner_seed)
+    again = run.runners(lambda r: getattr(r, "_runner_seed", None))
     assert again[2] == seeds[2]
     assert again[1] != seeds[1]
     new = run.rollouts[-1][0]
@@ -121,7 +121,9 @@ def test_learners_in_parallel_take_equal_shares_of_ragged_batches_and_carry_the_
     assert sum(len(batch) for batch, _ in run.batches) == sum(kept)
     assert [kwargs["num_total_minibatches"] for _, kwargs in run.batches] == [3, 3, 2]
     assert not same(run.weights(), first)
-    found = run.algorithm.learner_group.foreach_learner(lambda learner: copied(learner.module["default_policy"]))
+    found = run.algorithm.learner_group.foreach_learner(
+        lambda learner: {k: v.clone() for k, v in learner.module["default_policy"].unwrapped().state_dict().items()}
+    )
     both = [result.get() for result in found]
     assert len(both) == 2
     assert same(*both)
@@ -148,7 +150,7 @@ def test_tune_runs_a_trial_with_our_sections_in_its_search_space(ray_session, tm
     result = tuner.fit()[0]
     assert result.error is None
     assert result.metrics["steps"] == 256
-    assert result.metrics["config"]["mix"] == {"ramp_steps": 7}
+    assert result.metrics["config"]["rlaif"]["mix"] == {"weight": 0.5, "ramp_steps": 7}
     from rlaif_ray.networks import load_policy
 
     assert load_policy(result.checkpoint.path).spec.hidden == (16,)
