@@ -206,7 +206,7 @@ def outcome_table(record: RunRecord) -> Table:
             table.add_section()
         source = row.source
         cells = (decimal(row.cat_survived_pct), decimal(row.found_pct), decimal(row.mean_length))
-        counts = (_whole(row.labels), "-" if row.steps is None else decimal(row.steps / 1e6, 2))
+        counts = (_whole(row.labels), "-" if row.steps is None else f"{row.steps / 1e6:.3g}")
         style = "bold" if row.headline else ("dim" if row.source == "published" else "")
         policy = row.policy.replace("judge feedback", "feedback").replace(" reward", "").replace(", round", "")
         table.add_row(f"{row.source}: {policy}", row.starts.removesuffix(" starts"), *cells, *counts, style=style)
