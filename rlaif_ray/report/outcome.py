@@ -190,7 +190,7 @@ def outcome_table(record: RunRecord) -> Table:
     """The before/after table for a terminal of 80 columns or more."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        collapse_padding=True,
         pad_edge=False,
         show_edge=False,
         title=f"\n{record.name}: before and after\n",
@@ -198,7 +198,7 @@ def outcome_table(record: RunRecord) -> Table:
     )
     table.add_column("policy", no_wrap=True)
     table.add_column("starts", no_wrap=True)
-    for name in ("cat sur-\nvives %", "fruit\nfound %", "mean\nlength", "\nlabels", "steps\n(M)"):
+    for name in ("cat\nlives %", "fruit\nfound %", "mean\nlength", "\nlabels", "steps,\nM"):
         table.add_column(name, justify="right", no_wrap=True)
     source = ""
     for row in outcome_rows(record):
