@@ -96,8 +96,8 @@ def prune(folder: Path, prefix: str, keep: int) -> None:
     last = (folder / LAST).resolve()
     others = (p for p in folder.glob(f"{prefix}*") if p.is_dir() and not p.is_symlink() and p.resolve() != last)
     found = sorted(others, key=lambda p: (len(p.name), p.name))  # by their number, however many digits it has
-    spare = max(0, len(found) - max(0, keep - 1))
-    for path in found[:spare]:
+    beside = keep - 1 if last.name.startswith(prefix) else keep
+    for path in found[: max(0, len(found) - beside)]:
         shutil.rmtree(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 from rlaif_ray.evaluation import World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
-from rlaif_ray.networks import Policy, load_policy
+from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
 from rlaif_ray.runlog import RunLog
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 
@@ -53,6 +54,10 @@ def preflight(config: Config) -> None:
         ColumnSampler(env)
         _check_network(config, env)
         env.close()
+    if config.resources.device == "cuda":
+        from rlaif_ray.ppo_config import wants_gpu
+
+        wants_gpu(config)
     if config.asks:
         if spec.renderer is None:
             raise ConfigError(
@@ -80,11 +85,12 @@ def _check_judge(config: Config) -> None:
 
 
 def _check_network(config: Config, env: Any) -> None:
-    if ":" in config.policy.network:
-        return  # an RLModule of the user's own; RLlib builds it
-    from rlaif_ray.networks import spec_for
+    if ":" in config.policy.network:  # an RLModule of the user's own; RLlib builds it
+        from rlaif_ray.policy import module_spec
 
-    spec_for(config.policy, env.single_observation_space, env.single_action_space)
+        module_spec(config.policy)
+    else:
+        ActorCritic(spec_for(config.policy, env.single_observation_space, env.single_action_space))
 
 
 # ------------------------------------------------------------------------------------------------ train
@@ -103,10 +109,10 @@ def train(
     """
     path, checkpoint = Path(config.run.dir) / config.run.name, None
     if resume is not None:
-        path = resume
         checkpoint, _ = check_checkpoint(resume)
-        config = _resumed_config(resume, config)
-    elif (path / "config.yaml").exists():
+        path = checkpoint.parents[1]  # also where a checkpoint of the run is named
+        config = _resumed_config(path, config)
+    elif (path / "result.json").exists() or (path / "checkpoints").exists():
         raise ConfigError(
             f"run.name: got {config.run.name!r}, but {str(path)!r} holds a run already; go on with `--resume {path}` "
             "or choose another --run.name"
@@ -197,7 +203,6 @@ class _Run:
                 row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
             if time.monotonic() - self.saved_at > run.checkpoint_every_s:
                 self._checkpoint(f"step-{steps:09d}")
-                prune(self.path / "checkpoints", "step-", run.keep_checkpoints)
             self.log.write(row)
             self.monitor(row)
         if not self.stop() and mix.source == "none" and not self.phases:
@@ -216,6 +221,7 @@ class _Run:
     def _checkpoint(self, name: str) -> None:
         facts = {"steps": self.algorithm.steps, "wall_s": self._wall_s(), "phases": self.phases}
         write_checkpoint(self.path / "checkpoints", name, self.config, self.algorithm.save_checkpoint, facts)
+        prune(self.path / "checkpoints", "step-", self.config.run.keep_checkpoints)
         self.saved_at = time.monotonic()
 
     def _world(self, options: Mapping[str, Any]) -> World:
@@ -241,7 +247,10 @@ class _Run:
     def _finish(self, summary: dict[str, Any], *, evaluate: bool) -> RunOutcome:
         if evaluate:
             policy = self.algorithm.policy()
-            summary["evaluation"] = self._evaluate(policy, self.config.run.evaluate_episodes)
+            if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
+                summary["evaluation"] = self.phases[-1]["evaluation"]
+            else:
+                summary["evaluation"] = self._evaluate(policy, self.config.run.evaluate_episodes)
             if self.config.mix.source != "none":
                 phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
                 self.phases.append({**phase, "evaluation": summary["evaluation"]})
@@ -294,7 +303,8 @@ class _Run:
         }
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
-        (self.path / "summary.json").write_text(json.dumps(_plain(summary), indent=1) + "\n")
+        text = json.dumps(_without_nan(_plain(summary)), indent=1, allow_nan=False)
+        (self.path / "summary.json").write_text(text + "\n")
 
     def _wall_s(self) -> float:
         return self.earlier_wall_s + time.monotonic() - self.began
@@ -336,6 +346,15 @@ def _plain(value: Any) -> Any:
     if callable(item) and getattr(value, "size", 2) == 1:
         return item()
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """What has no value is null: JSON knows no nan."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:

@@ -32,7 +32,7 @@ from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.policy import module_spec
 from rlaif_ray.rollout import ColumnarEnvRunner
 
-__all__ = ["FeedbackPPOConfig"]
+__all__ = ["FeedbackPPOConfig", "wants_gpu"]
 
 SECTIONS = ("feedback", "judge", "budget", "reward_model", "mix", "run", "policy", "resources")
 # RLlib settings that the columnar path never meets: silently ignoring one would be worse than refusing it.
@@ -232,7 +232,7 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
             num_cpus_per_env_runner=1,
         )
         self.training(**_training_arguments(config.ppo, config.run.total_steps))
-        self.learners(num_learners=0, num_gpus_per_learner=int(_wants_gpu(config)))
+        self.learners(num_learners=0, num_gpus_per_learner=int(wants_gpu(config)))
         self.debugging(seed=config.run.seed)
         return self
 
@@ -288,7 +288,8 @@ def _is_searched(value: Any) -> bool:
     return isinstance(value, Domain) or (isinstance(value, Mapping) and set(value) == {"grid_search"})
 
 
-def _wants_gpu(config: Config) -> bool:
+def wants_gpu(config: Config) -> bool:
+    """Whether the learner gets a GPU here. Raises ConfigError where one is asked for and there is none."""
     import torch
 
     available = torch.cuda.is_available()

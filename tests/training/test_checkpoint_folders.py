@@ -166,6 +166,14 @@ def test_prune_keeps_the_newest_the_last_and_every_phase(folder):
     check_checkpoint(folder)
 
 
+def test_prune_keeps_as_many_where_the_last_is_a_phase(folder):
+    for i in (1, 2, 3):
+        write(folder, f"step-{i:09d}")
+    write(folder, "phase-task")
+    prune(folder, "step-", 2)
+    assert names(folder) == ["phase-task", "step-000000002", "step-000000003"]
+
+
 def test_prune_never_takes_the_last_though_its_number_is_low(folder):
     """A run that was rolled back writes lower numbers than are there."""
     for i in (8, 9, 1):
