@@ -108,6 +108,7 @@ class FakeServer:
 
     def __init__(self, respond: Callable[[int, dict[str, Any]], Any]) -> None:
         self.respond = respond
+        self.models_reply = lambda: web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
@@ -141,7 +142,7 @@ class FakeServer:
         await runner.cleanup()
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+        return self.models_reply()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
