@@ -39,7 +39,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of one submitted episode. All empty: the budget had no room for it."""
+    """What became of one submitted episode. All empty: the budget had no room for it, or the run was at its end."""
 
     label: Label | None = None
     stop: RlaifError | None = None  # the judge or the store can't be used: stop asking
@@ -92,6 +92,7 @@ class Questioner:
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
+        self._hushed = False
         self._gate = asyncio.Semaphore(-(-config.feedback.concurrency // config.feedback.pool_actors))
         self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
@@ -105,12 +106,18 @@ class Questioner:
         self._prepared.set()
         return owner_id()
 
+    async def hush(self) -> None:
+        """Begin no further question: the run is at its end."""
+        self._hushed = True
+
     async def ask(self, episode: Episode, step: int, inclusion_probability: float) -> Answered:
         """One episode from states to label. Never raises: one question gone wrong is no reason to end the pool."""
         await self._prepared.wait()
         async with self._gate:
             if self._stopped is not None:
                 return Answered(stop=self._stopped)
+            if self._hushed:
+                return Answered()
             try:
                 asked = await asyncio.get_running_loop().run_in_executor(
                     self._draw, self._drawn, episode, step, inclusion_probability

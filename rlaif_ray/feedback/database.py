@@ -109,6 +109,14 @@ class Database:
         with self._lock, self.translated():
             self._connection.close()
 
+    def fold(self, patience_s: float = 1.0) -> None:
+        """Take the write-ahead log into the file, so that a copy of the file alone is whole. Others may go on using it:
+        one that reads for longer than ``patience_s`` leaves part of the log where it is."""
+        with self._lock, self.translated():
+            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * patience_s)}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * self._busy_timeout_s)}")
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction that holds the write lock from its start: what it reads is still true when it writes."""

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 # Episodes taken on beyond the questions in flight, as a multiple of them: a judge slower than the world must not pile
 # up episodes whose verdicts would come too late to matter.
 BACKLOG = 8
+# Answers under way at the end are waited for this long: whoever pressed Ctrl-C is waiting too.
+GRACE_S = 2.5
 _STORE_CALL_S = 60.0
 _DEATH_S = 5.0
 _RECENT = 200
@@ -165,19 +167,31 @@ class FeedbackPool:
             failed=self._failed,
         )
 
-    def close(self, grace_s: float = 5.0) -> None:
-        """Let what arrives within the grace arrive (it is stored), then end the actors; what is still in flight is
-        written off at its worst case."""
+    def close(self, grace_s: float = GRACE_S) -> None:
+        """Ask nothing new, let answers under way arrive within the grace (they are stored), then end the actors.
+
+        What is still in flight then is written off at its worst case. The store's file is left whole by itself.
+        """
         deadline = time.monotonic() + grace_s
-        while self._pending and time.monotonic() < deadline:
-            self._collect(deadline - time.monotonic())
         self._stopped = True
         for worker in self._workers:
+            worker.actor.hush.remote()
+        while self._pending and time.monotonic() < deadline:
+            self._collect(deadline - time.monotonic())
+        for worker in self._workers:
             try:
-                self._dismiss(worker)
+                self._dismiss(worker, max(1.0, grace_s))
             except StoreError as error:  # the next to open the store writes off what a dead process left
                 logger.warning("at the end of asking: %s", error)
+        if self._workers:
+            self._leave_whole()
         self._workers, self._pending = [], {}
+
+    def _leave_whole(self) -> None:
+        try:
+            self._of_store("fold")
+        except StoreError as error:  # nothing is lost: the log beside the file is read with it
+            logger.warning("at the end of asking: %s", error)
 
     # ------------------------------------------------------------------------------------------- inside
 
@@ -259,10 +273,10 @@ class FeedbackPool:
         for label in self._of_store("labels", self._run_id, self._seen):
             self._deliver(label)
 
-    def _dismiss(self, worker: _Worker) -> JudgeError | None:
+    def _dismiss(self, worker: _Worker, patience_s: float = _DEATH_S) -> JudgeError | None:
         """End a questioner and write off what it had in flight; why, where it never got as far as asking."""
         try:
-            owner = ray.get(worker.identity, timeout=_DEATH_S)
+            owner = ray.get(worker.identity, timeout=patience_s)
         except RayError as error:
             ray.kill(worker.actor)
             return JudgeError(f"a feedback process could not start: {_last_line(error)}")

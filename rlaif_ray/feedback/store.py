@@ -69,6 +69,11 @@ class LabelStore:
     def close(self) -> None:
         self._db.close()
 
+    def fold(self) -> None:
+        """Take the write-ahead log into the file: a copy of the file alone is whole then. Done at every close as well,
+        where nobody else has the store open. Raises StoreError."""
+        self._db.fold()
+
     def __enter__(self) -> LabelStore:
         return self
 

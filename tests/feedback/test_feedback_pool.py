@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -207,6 +208,33 @@ def test_what_does_not_arrive_in_time_is_written_off_at_the_end(pools: list[Feed
     with LabelStore(tmp_path / "labels.sqlite") as store:
         assert len(store.labels()) == 1
         assert (store.stats().labels, store.stats().reserved_usd) == (3, 0.0)
+
+
+def test_nothing_new_is_asked_while_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: slowly(0.5)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, feedback__concurrency=2)
+        assert pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0) == 12
+        deadline = time.monotonic() + 30.0
+        while server.asked < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pool.close(grace_s=10.0)
+        assert 2 <= server.asked <= 4  # two at a time: no more than those that began while the word went round
+        assert len(stored(tmp_path)) == server.asked  # and what was under way did arrive
+
+
+def test_a_copy_of_the_file_alone_is_whole_after_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url)
+        pool.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 5
+        log = tmp_path / "labels.sqlite-wal"
+        assert log.stat().st_size > 0
+        pool.close()
+        assert log.stat().st_size == 0
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "labels.sqlite", tmp_path / "copy" / "labels.sqlite")
+    assert [label.episode_id for label in stored(tmp_path / "copy")] == [label.episode_id for label in stored(tmp_path)]
+    assert len(stored(tmp_path / "copy")) == 5
 
 
 def test_a_killed_questioner_is_replaced_and_written_off(pools: list[FeedbackPool], tmp_path: Path) -> None:
