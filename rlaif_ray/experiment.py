@@ -15,7 +15,7 @@ from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
-from rlaif_ray.evaluation import World, evaluate_policy, write_gifs
+from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
 from rlaif_ray.runlog import RunLog
@@ -26,6 +26,7 @@ __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 Monitor = Callable[[dict[str, Any]], None]
 EVALUATION_SEED = 10_000  # not a training seed anybody picks
 GIFS = 4  # starts shown before and after; the first that the seed gives, not chosen
+LOG = "log.txt"
 DRAIN_S = 8.0  # at a normal end, answers still out are waited for this long
 
 
@@ -109,10 +110,9 @@ def train(
     """
     path, checkpoint = Path(config.run.dir) / config.run.name, None
     if resume is not None:
-        checkpoint, _ = check_checkpoint(resume)
-        path = checkpoint.parents[1]  # also where a checkpoint of the run is named
+        path, checkpoint = _to_resume(resume)
         config = _resumed_config(path, config)
-    elif (path / "result.json").exists() or (path / "checkpoints").exists():
+    elif (path / "config.yaml").exists():
         raise ConfigError(
             f"run.name: got {config.run.name!r}, but {str(path)!r} holds a run already; go on with `--resume {path}` "
             "or choose another --run.name"
@@ -121,16 +121,24 @@ def train(
     path = path.absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        (path / LOG).touch()
     except OSError as error:
         raise ConfigError(f"run.dir: got {config.run.dir!r}, which can't be written: {error.strerror}") from None
-    (path / "config.yaml").write_text(dump_config(config))
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        stack.enter_context(quiet(path / "log.txt"))
+        stack.enter_context(quiet(path / LOG))
         judged = stack.enter_context(judge_serving(config))
         stack.enter_context(ray_running(config))
-        run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory)
+        run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory, dump_config(config))
         return run.go(checkpoint)
+
+
+def _to_resume(resume: Path) -> tuple[Path, Path | None]:
+    """The run's folder and its newest checkpoint; None where it was killed before its first: its labels are kept."""
+    if (resume / LOG).is_file() and not any((resume / "checkpoints").glob("[!.]*")):
+        return resume, None
+    checkpoint, _ = check_checkpoint(resume)
+    return checkpoint.parents[1], checkpoint  # also where a checkpoint of the run is named
 
 
 def _resumed_config(run: Path, config: Config) -> Config:
@@ -149,23 +157,26 @@ class _Run:
     monitor: Monitor
     stop: Callable[[], bool]
     memory: PeakMemory
+    given: str  # the config in YAML, without the address of a judge that is started for this run
     phases: list[dict[str, Any]] = field(default_factory=list)
     earlier_wall_s: float = 0.0
 
     def go(self, checkpoint: Path | None) -> RunOutcome:
         self.began = self.saved_at = time.monotonic()
         self.algorithm = self._build()
+        # Only now is it a run, to be gone on with: whatever failed before leaves its name free.
+        (self.path / "config.yaml").write_text(self.given)
         self.log = RunLog(self.path, self.config)
         try:
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self._train()
-            stopped = self.stop()
-            if not stopped:
+            with contextlib.suppress(Stopped):
+                self._train()
+            if not self.stop():
                 self.algorithm.loop.drain(DRAIN_S)
             self._checkpoint(f"step-{self.algorithm.steps:09d}")
-            summary = self._summary("interrupted" if stopped else self._status())
-            return self._finish(summary, evaluate=not stopped)
+            self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
+            return self._finish(self._summary(self._status()))
         except BaseException:
             self._write_summary(self._summary("failed"))
             raise
@@ -195,18 +206,24 @@ class _Run:
         while self.algorithm.steps < run.total_steps and not self.stop():
             row = self.algorithm.train()
             row = _plain(row) | {"wall_s": self._wall_s()}
-            steps = self.algorithm.steps
-            if self._task_phase_ended(steps):
-                self._end_phase("task", steps)
-                row["eval"] = self.phases[-1]["evaluation"]
-            elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
-                row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
-            if time.monotonic() - self.saved_at > run.checkpoint_every_s:
-                self._checkpoint(f"step-{steps:09d}")
-            self.log.write(row)
+            try:
+                self._look(row)
+            finally:
+                self.log.write(row)
             self.monitor(row)
         if not self.stop() and mix.source == "none" and not self.phases:
             self._end_phase("task", self.algorithm.steps)
+
+    def _look(self, row: dict[str, Any]) -> None:
+        """Evaluations and checkpoints that are due after an iteration."""
+        run, steps = self.config.run, self.algorithm.steps
+        if self._task_phase_ended(steps):
+            self._end_phase("task", steps)
+            row["eval"] = self.phases[-1]["evaluation"]
+        elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
+            row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
+        if time.monotonic() - self.saved_at > run.checkpoint_every_s:
+            self._checkpoint(f"step-{steps:09d}")
 
     def _task_phase_ended(self, steps: int) -> bool:
         mix = self.config.mix
@@ -232,32 +249,42 @@ class _Run:
             return {}
         named = self.config.env.evaluate_options or {"train": {}}
         return {
-            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED)
+            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED, stop=self.stop)
             for name, options in named.items()
         }
 
     # ------------------------------------------------------------------------------------------ the end
 
     def _status(self) -> str:
-        """``done``, or ``no_feedback_learned`` where feedback was wanted and no episode was ever paid by it."""
+        """``interrupted``, ``no_feedback_learned`` where feedback was wanted and no episode was ever paid by it, or
+        ``done``."""
+        if self.stop():
+            return "interrupted"
         totals = self.algorithm.loop.totals
         learned = totals["direct"] + totals["distilled"]
         return "no_feedback_learned" if self.config.asks and not learned else "done"
 
-    def _finish(self, summary: dict[str, Any], *, evaluate: bool) -> RunOutcome:
-        if evaluate:
-            policy = self.algorithm.policy()
-            if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
-                summary["evaluation"] = self.phases[-1]["evaluation"]
-            else:
-                summary["evaluation"] = self._evaluate(policy, self.config.run.evaluate_episodes)
-            if self.config.mix.source != "none":
-                phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
-                self.phases.append({**phase, "evaluation": summary["evaluation"]})
-            self._gifs(policy)
+    def _finish(self, summary: dict[str, Any]) -> RunOutcome:
+        if summary["status"] != "interrupted":
+            try:
+                self._evaluate_finally(summary)
+            except Stopped:
+                summary["status"] = "interrupted"
         summary.update(phases=self.phases, wall_s=self._wall_s(), peak_memory_gb=self.memory.peak_gb())
         self._write_summary(summary)
         return RunOutcome(self.path, summary, 1 if summary["status"] == "no_feedback_learned" else 0)
+
+    def _evaluate_finally(self, summary: dict[str, Any]) -> None:
+        policy = self.algorithm.policy()
+        if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
+            evaluation = self.phases[-1]["evaluation"]
+        else:
+            evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
+        if self.config.mix.source != "none":
+            phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
+            self.phases.append({**phase, "evaluation": evaluation})
+        summary["evaluation"] = evaluation
+        self._gifs(policy)
 
     def _gifs(self, policy: Policy | None) -> None:
         named = self.config.env.evaluate_options

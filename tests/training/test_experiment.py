@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from rlaif_ray import experiment
+from rlaif_ray import evaluation, experiment
 from rlaif_ray.checkpoints import check_checkpoint
-from rlaif_ray.config import load_config
+from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 from rlaif_ray.networks import load_policy
 
@@ -168,6 +169,46 @@ def test_a_failure_is_in_the_summary_and_the_checkpoint_before_it_stays(ray_sess
     assert check_checkpoint(tmp_path / "run")[1]["steps"] == 512
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(ray_session, tmp_path):
+    """Whatever it had paid for is in its store: it must not be a dead end."""
+    path = tmp_path / "run"
+    (path / "checkpoints" / ".writing-step-000000256").mkdir(parents=True)
+    (path / "config.yaml").write_text(dump_config(config(tmp_path)))
+    (path / "log.txt").touch()
+    outcome = experiment.train(config(tmp_path), resume=path)
+    assert (outcome.summary["status"], outcome.summary["steps"]) == ("done", 1_280)
+    (path / "checkpoints" / "last").unlink()
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):  # it had some: that they are gone is told
+        experiment.train(config(tmp_path), resume=path)
+    whole = path / "checkpoints" / "phase-task"
+    (whole / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        experiment.train(config(tmp_path), resume=whole)
+
+
+def test_an_evaluation_does_not_keep_whoever_stops_it_waiting(ray_session, tmp_path, monkeypatch):
+    """Two thousand long episodes take most of a minute."""
+    started, act = [], evaluation.PolicyActor.act
+
+    def noted(actor, obs):
+        started.append(True)
+        return act(actor, obs)
+
+    monkeypatch.setattr(evaluation.PolicyActor, "act", noted)
+    slow = {"run.evaluate_episodes": 100_000, "run.total_steps": 256}
+    began = time.monotonic()
+    outcome = experiment.train(config(tmp_path, **slow), stop=lambda: bool(started))
+    assert time.monotonic() - began < 30
+    assert len(started) == 1
+    assert (outcome.exit_code, outcome.summary["status"]) == (0, "interrupted")
+    assert outcome.summary["phases"] == []  # it was not measured, so it is measured when the run goes on
+    monkeypatch.undo()
+    stored = outcome.path / "config.yaml"
+    stored.write_text(stored.read_text().replace("evaluate_episodes: 100000", "evaluate_episodes: 4"))
+    done = experiment.train(config(tmp_path), resume=outcome.path).summary
+    assert [phase["name"] for phase in done["phases"]] == ["task"]
+
+
 def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
     """In a process of its own: this one has a Ray."""
     (tmp_path / "file").write_text("")
@@ -184,8 +225,8 @@ def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
     cases.append({"policy.network": "no.such:Module"})
     code = f"""
     import json, sys
-    from rlaif_ray import experiment
-    from rlaif_ray.config import load_config
+    from rlaif_ray import evaluation, experiment
+    from rlaif_ray.config import dump_config, load_config
     from rlaif_ray.errors import ConfigError
     for case in {cases!r}:
         try:
