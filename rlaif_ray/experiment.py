@@ -14,7 +14,7 @@ from typing import Any
 from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
-from rlaif_ray.errors import CheckpointError, ConfigError
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
@@ -124,6 +124,8 @@ def train(
         (path / LOG).touch()
     except OSError as error:
         raise ConfigError(f"run.dir: got {config.run.dir!r}, which can't be written: {error.strerror}") from None
+    if config.asks:
+        _check_store(config, path)
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
         stack.enter_context(quiet(path / LOG))
@@ -131,6 +133,16 @@ def train(
         stack.enter_context(ray_running(config))
         run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory, dump_config(config))
         return run.go(checkpoint)
+
+
+def _check_store(config: Config, run: Path) -> None:
+    """Open (or make) the label store once: what is wrong with it is told now."""
+    from rlaif_ray.feedback.store import LabelStore
+
+    try:
+        LabelStore(config.feedback.store or run / "labels.sqlite").close()
+    except StoreError as error:
+        raise ConfigError(f"feedback.store: got {config.feedback.store!r}, which can't be used: {error}") from None
 
 
 def _to_resume(resume: Path) -> tuple[Path, Path | None]:
@@ -354,6 +366,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes: got {episodes}, allowed are 1 or more")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: got {seed}, allowed are 0 to {2**32 - 1}")
     folder, _ = check_checkpoint(checkpoint)
     config = checkpoint_config(folder)
     if not (folder / "policy.pt").exists():

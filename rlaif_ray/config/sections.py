@@ -30,7 +30,9 @@ LOOPBACK = re.compile(r"^https?://(localhost|127(\.\d+){3}|\[::1\])(:\d+)?(/|$)"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RunConfig(_Section):
@@ -40,7 +42,7 @@ class RunConfig(_Section):
     """Folder of the run, below `dir`; letters, digits, '.', '_' and '-'."""
     dir: str = "runs"
     """Folder that holds runs."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds everything that is drawn."""
     total_steps: PositiveInt = 1_000_000
     """Environment steps of the whole run, all phases."""

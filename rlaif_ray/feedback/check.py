@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from rlaif_ray.config import Config, JudgeConfig
 from rlaif_ray.errors import (
@@ -241,7 +241,7 @@ async def _patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _R
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(retries + 1),
             wait=wait_exponential(multiplier=0.5, max=10.0) + wait_random(0.0, 0.5),
-            retry=retry_if_exception_type(AttemptFailed),
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptFailed) and error.reached),
             reraise=True,
         ):
             with attempt:

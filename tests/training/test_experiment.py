@@ -125,6 +125,9 @@ def test_evaluate_reads_the_run_and_needs_nothing_else(run, tmp_path):
         experiment.evaluate(path, episodes=0)
     with pytest.raises(CheckpointError, match="does not exist"):
         experiment.evaluate(tmp_path / "nowhere")
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match=f"seed: got {seed}, allowed are 0 to 4294967295"):
+            experiment.evaluate(run[3].path, seed=seed)
 
 
 def test_a_run_that_is_there_is_not_written_over(run):
@@ -219,14 +222,21 @@ def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
         "policy.network": "mpl",
         "run.dir": str(tmp_path / "file"),
         "resources.device": "cuda",
+        "run.seed": 2**32,
+        "ppo.lr": float("inf"),
     }
     cases = [{name: value} for name, value in bad.items()]
     cases.append({"env.id": "Pendulum-v1", "env.options": {}, "policy.network": "cnn", "env.evaluate_options": {}})
     cases.append({"policy.network": "no.such:Module"})
+    (tmp_path / "other.sqlite").write_bytes(b"not a store" * 500)
+    asks = {"mix.source": "hybrid", "run.name": "asks", "run.dir": str(tmp_path / "asks")}
+    cases.append(asks | {"feedback.store": str(tmp_path / "other.sqlite")})
+    cases.append(asks | {"feedback.store": str(tmp_path / "file" / "labels.sqlite")})
     code = f"""
     import json, sys
-    from rlaif_ray import evaluation, experiment
-    from rlaif_ray.config import dump_config, load_config
+    from math import inf
+    from rlaif_ray import experiment
+    from rlaif_ray.config import load_config
     from rlaif_ray.errors import ConfigError
     for case in {cases!r}:
         try:
@@ -240,7 +250,8 @@ def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == len(cases), done.stderr[-2000:]
-    words = ["Homegrid-v0", "starts", "held-out", "mlp", "can't be written", "PyTorch sees no GPU", "'cnn'", "no.such"]
+    words = ["Homegrid-v0", "starts", "held-out", "mlp", "can't be written", "PyTorch sees no GPU", "run.seed",
+             "finite", "'cnn'", "no.such", "no label store", "File exists"]  # fmt: skip
     for (message, started), word in zip(told, words, strict=True):
         assert word in message
         assert "\n" not in message
