@@ -268,13 +268,11 @@ class _Run:
     # ------------------------------------------------------------------------------------------ the end
 
     def _status(self) -> str:
-        """``interrupted``, ``no_feedback_learned`` where feedback was wanted and no episode was ever paid by it, or
-        ``done``."""
+        """``interrupted``, ``done``, or ``no_feedback_learned``: it was wanted, and no episode was ever paid by it."""
         if self.stop():
             return "interrupted"
         totals = self.algorithm.loop.totals
-        learned = totals["direct"] + totals["distilled"]
-        return "no_feedback_learned" if self.config.asks and not learned else "done"
+        return "done" if totals["direct"] + totals["distilled"] or not self.config.asks else "no_feedback_learned"
 
     def _finish(self, summary: dict[str, Any]) -> RunOutcome:
         if summary["status"] != "interrupted":
