@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
-from rlaif_ray.runlog import RunLog
+from rlaif_ray.runlog import RunLog, plain, without_nan
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
@@ -106,7 +105,8 @@ def train(
 ) -> RunOutcome:
     """Run to ``run.total_steps``, or until ``stop()``; go on from ``resume`` (a run's folder) where given.
 
-    Raises ConfigError, CheckpointError and JudgeError before anything has started.
+    Raises ConfigError, CheckpointError and JudgeError before anything has started, KeyboardInterrupt where ``stop()``
+    says so before that.
     """
     path, checkpoint = Path(config.run.dir) / config.run.name, None
     if resume is not None:
@@ -130,9 +130,17 @@ def train(
         memory = stack.enter_context(PeakMemory())
         stack.enter_context(quiet(path / LOG))
         judged = stack.enter_context(judge_serving(config))
+        stop = stop or (lambda: False)
+        _go_on_unless(stop)
         stack.enter_context(ray_running(config))
-        run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory, dump_config(config))
-        return run.go(checkpoint)
+        _go_on_unless(stop)
+        return _Run(judged, path, monitor or (lambda _: None), stop, memory, dump_config(config)).go(checkpoint)
+
+
+def _go_on_unless(stop: Callable[[], bool]) -> None:
+    """Nothing has begun yet, so there is nothing to keep."""
+    if stop():
+        raise KeyboardInterrupt
 
 
 def _check_store(config: Config, run: Path) -> None:
@@ -180,8 +188,7 @@ class _Run:
         (self.path / "config.yaml").write_text(self.given)
         self.log = RunLog(self.path, self.config)
         try:
-            if checkpoint is not None:
-                self._restore(checkpoint)
+            self._restore(checkpoint)
             with contextlib.suppress(Stopped):
                 self._train()
             if not self.stop():
@@ -206,7 +213,10 @@ class _Run:
         algorithm.stop_requested = self.stop
         return algorithm
 
-    def _restore(self, checkpoint: Path) -> None:
+    def _restore(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            self.algorithm.take_up_labels()
+            return
         _, facts = check_checkpoint(checkpoint)
         self.algorithm.load_checkpoint(str(checkpoint))
         self.phases, self.earlier_wall_s = list(facts["phases"]), float(facts["wall_s"])
@@ -216,8 +226,7 @@ class _Run:
     def _train(self) -> None:
         run, mix = self.config.run, self.config.mix
         while self.algorithm.steps < run.total_steps and not self.stop():
-            row = self.algorithm.train()
-            row = _plain(row) | {"wall_s": self._wall_s()}
+            row = plain(self.algorithm.train()) | {"wall_s": self._wall_s()}
             try:
                 self._look(row)
             finally:
@@ -242,8 +251,7 @@ class _Run:
         return mix.source != "none" and mix.start_step > 0 and steps >= mix.start_step and not self.phases
 
     def _end_phase(self, name: str, steps: int) -> None:
-        policy = self.algorithm.policy()
-        evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
+        evaluation = self._evaluate(self.algorithm.policy(), self.config.run.evaluate_episodes)
         self.phases.append({"name": name, "steps": steps, "wall_s": self._wall_s(), "evaluation": evaluation})
         self._checkpoint(f"phase-{name}")
 
@@ -297,16 +305,14 @@ class _Run:
         self._gifs(policy)
 
     def _gifs(self, policy: Policy | None) -> None:
-        named = self.config.env.evaluate_options
-        world = self._world(next(iter(named.values())) if named else {})
+        world = self._world(next(iter(self.config.env.evaluate_options.values()), {}))
         before = self.path / "checkpoints" / "phase-task"
         for name, one in (("before", load_policy(before) if before.exists() else None), ("after", policy)):
             if one is not None:
                 write_gifs(one, world, GIFS, self.path / "media", name=name, seed=EVALUATION_SEED)
 
     def _summary(self, status: str) -> dict[str, Any]:
-        loop, judge = self.algorithm.loop, self.config.judge
-        totals = loop.totals
+        loop, judge, totals = self.algorithm.loop, self.config.judge, self.algorithm.loop.totals
         episodes = max(1, sum(totals.values()))
         stats = loop.pool_stats()
         report = loop.report
@@ -340,7 +346,7 @@ class _Run:
         }
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
-        text = json.dumps(_without_nan(_plain(summary)), indent=1, allow_nan=False)
+        text = json.dumps(without_nan(plain(summary)), indent=1, allow_nan=False)
         (self.path / "summary.json").write_text(text + "\n")
 
     def _wall_s(self) -> float:
@@ -373,27 +379,6 @@ def evaluate(
     policy = load_policy(folder)
     world = World(config.env.id, {**config.env.options, **(options or {})})
     return evaluate_policy(policy, world, episodes, deterministic=deterministic, seed=seed)
-
-
-def _plain(value: Any) -> Any:
-    """The same with plain Python numbers, so that any reader of JSON takes it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "size", 2) == 1:
-        return item()
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _without_nan(value: Any) -> Any:
-    """What has no value is null: JSON knows no nan."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:

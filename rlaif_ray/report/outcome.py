@@ -117,6 +117,11 @@ def _why_nothing(record: RunRecord) -> str:
         return "no question was answered"
     if isinstance(model, Mapping) and model.get("reason"):
         return f"the reward model never passed its gate ({model['reason']})"
+    if isinstance(model, Mapping) and model.get("heldout_n") == 0 and record.config:
+        return (
+            f"there were too few answers for the reward model ({record.summary.get('labels')} labels, abstentions "
+            f"included; reward_model.min_labels is {record.config.reward_model.min_labels})"
+        )
     return "the reward model never passed its gate"
 
 

@@ -137,6 +137,11 @@ def test_no_feedback_learned_is_said_in_large_letters(tmp_path: Path) -> None:
     assert headline(record) == "NO FEEDBACK WAS LEARNED FROM: the reward model never passed its gate"
     none = RunRecord.read(write_run(tmp_path / "n", summary={**SUMMARY, "status": "no_feedback_learned", "labels": 0}))
     assert headline(none) == "NO FEEDBACK WAS LEARNED FROM: no question was answered"
+    few = {**SUMMARY, "status": "no_feedback_learned", "labels": 12, "reward_model": {"version": 0, "heldout_n": 0}}
+    said = headline(RunRecord.read(write_run(tmp_path / "f", summary=few)))
+    assert "too few answers" in said
+    assert "12 labels" in said
+    assert "min_labels is 40" in said
     assert 'class="shout"' in render_report(record)
 
 

@@ -189,6 +189,13 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(ray_session, tmp_
         experiment.train(config(tmp_path), resume=whole)
 
 
+def test_a_stop_before_anything_has_begun_leaves_the_name_free(ray_session, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(config(tmp_path), stop=lambda: True)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert experiment.train(config(tmp_path)).summary["status"] == "done"
+
+
 def test_an_evaluation_does_not_keep_whoever_stops_it_waiting(ray_session, tmp_path, monkeypatch):
     """Two thousand long episodes take most of a minute."""
     started, act = [], evaluation.PolicyActor.act
