@@ -92,7 +92,8 @@ def verdict_on(question: Question, answer: str, usage: Usage, text: str) -> Verd
     if question.kind == "preference":
         if answer == "tie":
             return Verdict(kind="preference", value=0.5, text=text, usage=usage, preference="tie")
-        first = (answer == "first") == (question.order == "first") == good
+        shown_first_is_better = (answer == "first") == good
+        first = shown_first_is_better == (question.order == "first")
         preferred: Literal["first", "second"] = "first" if first else "second"
         return Verdict(kind="preference", value=float(first), text=text, usage=usage, preference=preferred)
     approved = (answer == "yes") == good
