@@ -187,6 +187,8 @@ async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Ve
     try:
         return await _patiently(lambda: judge.ask(question), retries), ""
     except JudgeRejectsRequest as error:
+        if judge.config.kind == "decisions":
+            raise
         whole = error
     fewer = _with_two_images(request_body(judge.config, question, judge.dialect))
     try:

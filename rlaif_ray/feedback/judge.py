@@ -30,7 +30,17 @@ from rlaif_ray.feedback.reply import read_reply, verdict_of
 from rlaif_ray.feedback.wire import Endpoint
 from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["ChatJudge", "Judge", "identity_of", "judge_from", "key_for", "model_name", "request_body"]
+__all__ = [
+    "ChatJudge",
+    "Judge",
+    "data_url",
+    "identity_of",
+    "judge_from",
+    "key_for",
+    "model_name",
+    "request_body",
+    "titles",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +79,22 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
 
 def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
     """The configured judge. Raises ConfigError: its price is unknown, or the built-in one was not started."""
+    if config.kind == "decisions":
+        from rlaif_ray.feedback.decisions import DecisionsJudge
+
+        return DecisionsJudge(config, key=key)
     return ChatJudge(config, key=key)
 
 
 def identity_of(config: JudgeConfig) -> JudgeIdentity:
     """Who the configured judge is. The built-in judge is its profile, whatever its port."""
     builtin = config.kind == "builtin"
+    if config.kind == "decisions":
+        return JudgeIdentity(
+            urlsplit(config.base_url).netloc.rpartition("@")[2],
+            config.model,
+            (("detail", config.detail), ("endpoint", "decisions"), ("max_images", config.max_images)),
+        )
     settings: dict[str, str | int | float | None] = {
         "temperature": config.temperature,
         "seed": config.seed,
@@ -108,7 +128,7 @@ def request_body(config: JudgeConfig, question: Question, dialect: Dialect | Non
     if dialect.form != "schema":
         text = f"{text}\n\n{instruction(prompt)}"
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    for title, unit in zip(_titles(question), question.shown, strict=True):
+    for title, unit in zip(titles(question), question.shown, strict=True):
         content += [{"type": "text", "text": title}] if title else []
         content += [_picture(frame, config.detail) for frame in unit.frames]
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
@@ -120,7 +140,8 @@ def request_body(config: JudgeConfig, question: Question, dialect: Dialect | Non
     }
 
 
-def _titles(question: Question) -> tuple[str, ...]:
+def titles(question: Question) -> tuple[str, ...]:
+    """The line above each unit's pictures; empty where there is but one unit."""
     return ("The first run:", "The second run:") if question.kind == "preference" else ("",)
 
 
@@ -129,6 +150,7 @@ def _picture(frame: bytes, detail: str) -> dict[str, Any]:
 
 
 def data_url(png: bytes) -> str:
+    """A picture as it goes over the wire."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
