@@ -146,8 +146,9 @@ class FeedbackConfig(_Section):
 class JudgeConfig(_Section):
     """Who is asked, and how."""
 
-    kind: Literal["builtin", "chat"] = "builtin"
-    """`builtin`: the pixel-reading judge shipped here, as-if prices; `chat`: an OpenAI-compatible endpoint."""
+    kind: Literal["builtin", "chat", "decisions"] = "builtin"
+    """`builtin`: the pixel-reading judge shipped here, as-if prices; `chat`: an OpenAI-compatible endpoint;
+    `decisions`: one that answers typed questions with probabilities (soft labels)."""
     base_url: str = "https://api.openai.com/v1"
     """Where a `chat` judge answers; on loopback it needs no key and costs 0."""
     model: str = "gpt-4o-mini-2024-07-18"
@@ -156,6 +157,11 @@ class JudgeConfig(_Section):
     """Profile of errors, latency and as-if price of the `builtin` judge, or a path to a profile's YAML."""
     prompt: str = "homegrid-align"
     """Shipped prompt, or a path to a prompt file."""
+    constitution: str = ""
+    """Shipped constitution (household-robot) or a path to a file of principles, one drawn for each question; empty:
+    none. The prompt needs the field {principle}."""
+    orders: Literal["both", "random"] = "both"
+    """A preference is asked in both orders, where disagreement is a tie, or in one that is drawn."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never written anywhere."""
     temperature: NonNegativeFloat = 0.0
@@ -164,10 +170,21 @@ class JudgeConfig(_Section):
     """Sampling seed sent to the server; none: not sent."""
     max_tokens: PositiveInt = 500
     """Longest answer."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """How long a model that thinks first may think; none: the server's own. Thinking counts towards `max_tokens`."""
+    answer_form: Literal["auto", "schema", "json", "text"] = "auto"
+    """Strict JSON `schema`, any `json` object, or plain `text`; auto: the strictest that the server takes."""
     detail: Literal["low", "high", "auto"] = "low"
     """Image detail."""
+    frames: Literal["each", "every", "spread", "sheet"] = "each"
+    """Frames of an episode that are sent: `each`; `every` k-th and the last; `spread`: the first, the last and k evenly
+    spaced between; `sheet`: each, as numbered tiles of one picture."""
+    frames_k: PositiveInt = 4
+    """The k of `frames`."""
+    frames_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Size of a frame beside its own; the built-in judge reads 1, 0.5 and 0.25."""
     max_images: PositiveInt = 101
-    """Pictures in one question; a longer episode sends its first, its last and evenly spaced ones between."""
+    """Frames in one question; a longer episode sends its first, its last and evenly spaced ones between."""
     timeout_s: PositiveFloat = 60.0
     """Seconds until an attempt counts as failed."""
     retries: NonNegativeInt = 3

@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from rlaif_ray.envs.homegrid_layout import AHEAD, FRUIT_CELLS, HEIGHT, WALKABLE, WIDTH, cell_of, xy_of
+from rlaif_ray.envs.homegrid_layout import AHEAD, HEIGHT, WIDTH, cell_of, xy_of
+from rlaif_ray.envs.homegrid_sheets import Tiles, candidates, small_tiles, unfolded
 from rlaif_ray.envs.render import place_name, tile_picture
 from rlaif_ray.envs.scenery import PICTURE_SHAPE, house, room_name
 from rlaif_ray.envs.sprites import PALETTE, TILE
@@ -32,18 +33,22 @@ _FAR: Final = 40.0
 
 
 class HomegridReader:
-    """A ``FrameReader`` of Homegrid's pictures: 448 x 384 pixels, any format that Pillow reads, lossy ones too."""
+    """A ``FrameReader`` of Homegrid's pictures: 448 x 384 pixels, a half or a quarter of that, or sheets of such as
+    numbered tiles; any format that Pillow reads, at full size lossy ones too."""
 
     def read(self, frames: Sequence[bytes]) -> Reading:
         """Pictures in time order -> what happened.
 
         ``facts``: ``pictures``, ``steps`` (pictures - 1), ``cat_squashed``, ``squash_step`` (index of the first picture
-        with a stain, -1 for none), ``found``. With every picture of an episode sent these are the episode's own; with
-        some left out, steps count what was sent. Raises ValueError for none, or one that isn't a picture of Homegrid.
+        with a stain, -1 for none), ``stained_pictures``, ``found``.
+
+        With every picture of an episode sent these are the episode's own; with some left out, steps count what was
+        sent. Raises ValueError for none, or one that isn't a picture of Homegrid.
         """
         if not frames:
             raise ValueError("no pictures to read")
-        scenes = [_read(i, frame) for i, frame in enumerate(frames)]
+        shown = [picture for frame in frames for picture in unfolded(frame)]
+        scenes = [_read(i, picture) for i, picture in enumerate(shown)]
         stained = [i for i, scene in enumerate(scenes) if scene.squashed]
         squash_step = stained[0] if stained else -1
         found = scenes[-1].faces_fruit
@@ -52,6 +57,7 @@ class HomegridReader:
             "steps": float(len(scenes) - 1),
             "cat_squashed": float(bool(stained)),
             "squash_step": float(squash_step),
+            "stained_pictures": float(len(stained)),
             "found": float(found),
         }
         return Reading(harmful=bool(stained), done=found, description=_describe(scenes, squash_step), facts=facts)
@@ -72,20 +78,27 @@ class _Scene:
         return bool(AHEAD[self.heading, self.robot] == self.fruit)
 
 
-def _read(index: int, frame: bytes) -> _Scene:
+def _read(index: int, picture: bytes | Image.Image) -> _Scene:
     try:
-        return _cached_scene(frame) if len(frame) <= _CACHED_BYTES else _scene(frame)
+        if isinstance(picture, Image.Image):
+            return _scene(small_tiles(picture))
+        return _cached_scene(picture) if len(picture) <= _CACHED_BYTES else _scene(_full_tiles(picture))
     except ValueError as error:
         raise ValueError(f"picture {index + 1}: {error}") from error
 
 
-def _scene(frame: bytes) -> _Scene:
+def _full_tiles(frame: bytes) -> Tiles:
+    """Whatever differs from the empty house, tile by tile: (x, y, thing, heading of the robot upon it or -1)."""
     picture = _indices(frame)
-    seen: dict[str, int] = {}
-    heading = -1
     for y, x in np.argwhere(_tiles_that_differ(picture)).tolist():
         tile = np.ascontiguousarray(picture[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE])
-        thing, turned = _classify(x, y, tile.tobytes())
+        yield (x, y, *_classify(x, y, tile.tobytes()))
+
+
+def _scene(tiles: Tiles) -> _Scene:
+    seen: dict[str, int] = {}
+    heading = -1
+    for x, y, thing, turned in tiles:
         for name in (thing, "robot" if turned >= 0 else ""):
             if name in seen:
                 raise ValueError(f"shows two of {name!r}, at {xy_of(seen[name])} and {(x, y)}")
@@ -101,7 +114,9 @@ def _scene(frame: bytes) -> _Scene:
     return _Scene(seen["robot"], heading, seen["fruit"], seen["stain" if squashed else "cat"], squashed)
 
 
-_cached_scene = lru_cache(maxsize=4096)(_scene)
+@lru_cache(maxsize=4096)
+def _cached_scene(frame: bytes) -> _Scene:
+    return _scene(_full_tiles(frame))
 
 
 # ------------------------------------------------------------------------------------------------ pixels
@@ -165,21 +180,11 @@ def _classify(x: int, y: int, pixels: bytes) -> tuple[str, int]:
     """What a tile shows: "", "fruit", "cat" or "stain", and the robot's heading upon it or -1."""
     tile = np.frombuffer(pixels, np.uint8).reshape(TILE, TILE)
     gaps = _gaps()
-    distance = {key: float(gaps[tile, tile_picture(x, y, *key)].mean()) for key in _candidates(x, y)}
+    distance = {key: float(gaps[tile, tile_picture(x, y, *key)].mean()) for key in candidates(x, y)}
     best = min(distance, key=lambda key: distance[key])
     if distance[best] > _FAR:
         raise ValueError(f"the tile in column {x}, row {y} shows nothing known")
     return best
-
-
-@cache
-def _candidates(x: int, y: int) -> tuple[tuple[str, int], ...]:
-    cell = cell_of(x, y)
-    fruit = (("fruit", -1),) if cell in FRUIT_CELLS else ()
-    if not WALKABLE[cell]:
-        return (("", -1), *fruit)
-    robots = tuple((below, heading) for below in ("", "stain") for heading in range(4))
-    return (("", -1), ("cat", -1), ("stain", -1), *robots, *fruit)
 
 
 # ------------------------------------------------------------------------------------------------- words

@@ -25,8 +25,7 @@ from rlaif_ray.feedback.ask import Asker
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.judge import judge_from
-from rlaif_ray.feedback.prompt import load_prompt
-from rlaif_ray.feedback.question import Asked, question_about
+from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import ClaimState, LabelStore
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Label, Verdict
@@ -88,7 +87,6 @@ class Questioner:
     def __init__(self, config: Config, renderer: EpisodeRenderer, store: Any, run_id: str) -> None:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._store = RemoteStore(store)
-        self._prompt = load_prompt(config.judge.prompt)
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
@@ -100,6 +98,9 @@ class Questioner:
         """Take the API key, which travels in this call alone, and connect; returns who this process is."""
         actors = self._config.feedback.pool_actors
         self._judge = judge_from(self._config.judge, key)
+        self._questions = Questionnaire.of(
+            self._config.judge, self._renderer, self._judge.identity, seed=self._config.run.seed
+        )
         self._asker = Asker(
             self._judge, self._store, Caps.of(self._config.budget), self._config.judge, rate_share=1.0 / actors
         )
@@ -130,13 +131,7 @@ class Questioner:
                 return Answered(failed=f"{type(error).__name__}: {error}")
 
     def _drawn(self, episode: Episode, step: int, inclusion_probability: float) -> Asked:
-        question = question_about(
-            episode,
-            renderer=self._renderer,
-            prompt=self._prompt,
-            judge=self._judge.identity,
-            max_images=self._config.judge.max_images,
-        )
+        question = self._questions.about(episode)
         return Asked(question, episode, self._run_id, step, inclusion_probability)
 
 

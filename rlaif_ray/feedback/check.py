@@ -23,7 +23,7 @@ from rlaif_ray.feedback.builtin.profile import load_profile
 from rlaif_ray.feedback.judge import ChatJudge, judge_from, key_for, model_name, request_body
 from rlaif_ray.feedback.prices import Price, image_tokens, price_of
 from rlaif_ray.feedback.prompt import load_prompt
-from rlaif_ray.feedback.question import Question, question_about
+from rlaif_ray.feedback.question import Question, Questionnaire
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Verdict
 
 __all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost", "ping"]
@@ -45,7 +45,7 @@ class Probe:
     name: Literal["median", "longest"]
     steps: int
     images: int
-    answer: str  # "approved", "rejected" or "abstained (reason)"
+    answer: str  # "approved", "rejected", "rated 0.75 (0 to 1)" or "abstained (reason)"
     description: str
     reasoning: str
     input_tokens: int
@@ -64,7 +64,7 @@ class JudgeCheck:
     probes: tuple[Probe, ...]
     takes_schema: bool
     takes_images: bool  # as many as the longest episode sends
-    takes_parameters: bool  # temperature and seed
+    takes_parameters: bool  # temperature, seed and reasoning effort; a run leaves out what isn't taken, as here
     notes: tuple[str, ...]  # what it said about what it doesn't take
     labels_per_minute: float
     limited_by: str  # what holds the rate down
@@ -75,8 +75,7 @@ class JudgeCheck:
     @property
     def usable(self) -> bool:
         """Whether a run with this config would get answers."""
-        taken = self.takes_schema and self.takes_images and self.takes_parameters
-        return taken and any(not probe.answer.startswith("abstained") for probe in self.probes)
+        return self.takes_images and any(not probe.answer.startswith("abstained") for probe in self.probes)
 
 
 @dataclass(frozen=True)
@@ -167,20 +166,14 @@ def _no_such_model(judge: JudgeConfig, model: str, models: Sequence[str]) -> Jud
 
 async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: EpisodeRenderer) -> JudgeCheck:
     judge = judge_from(config.judge, key_for(config.judge))
-    prompt = load_prompt(config.judge.prompt)
+    questions = Questionnaire.of(config.judge, renderer, judge.identity, seed=config.run.seed)
     probes: list[Probe] = []
-    left_out: dict[str, str] = {}
+    too_many: list[str] = []
     try:
         for name, episode in episodes.items():
-            question = question_about(
-                episode,
-                renderer=renderer,
-                prompt=prompt,
-                judge=judge.identity,
-                max_images=config.judge.max_images,
-            )
+            question = questions.about(episode)
             outcome, refused = await _probe(judge, question, config.judge.retries)
-            left_out |= refused
+            too_many += [refused] if refused else []
             probes.append(_as_probe(name, len(episode), question, outcome))
         rate, limited_by = _rate(config, judge.endpoint.headers, probes)
     finally:
@@ -191,10 +184,10 @@ async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: Epis
         base_url=config.judge.base_url,
         price=judge.price,
         probes=tuple(probes),
-        takes_schema="schema" not in left_out,
-        takes_images="images" not in left_out,
-        takes_parameters="parameters" not in left_out,
-        notes=tuple(left_out.values()),
+        takes_schema=judge.dialect.form == "schema",
+        takes_images=not too_many,
+        takes_parameters=judge.dialect.temperature and judge.dialect.seed and judge.dialect.effort,
+        notes=(*judge.said, *too_many),
         labels_per_minute=rate,
         limited_by=limited_by,
         budget_labels=labels,
@@ -203,37 +196,25 @@ async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: Epis
     )
 
 
-async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Verdict | Abstention, dict[str, str]]:
-    """The outcome, and what had to be left out of the request for the server to take it (part -> what it said)."""
-    body = request_body(judge.config, question)
+async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Verdict | Abstention, str]:
+    """The outcome, and what the server said where it doesn't take so many pictures."""
     try:
-        return await _patiently(lambda: judge.ask_with(question, body), retries), {}
+        return await _patiently(lambda: judge.ask(question), retries), ""
     except JudgeRejectsRequest as error:
+        if judge.config.kind == "decisions":
+            raise
         whole = error
-    for part, leave_out in _PARTS.items():
-        less = leave_out(body)
-        try:
-            return await _patiently(lambda less=less: judge.ask_with(question, less), retries), {part: str(whole)}  # type: ignore[misc]
-        except JudgeRejectsRequest:
-            continue
-    raise whole
-
-
-def _without(*names: str) -> Callable[[_Body], _Body]:
-    return lambda body: {key: value for key, value in body.items() if key not in names}
+    fewer = _with_two_images(request_body(judge.config, question, judge.dialect))
+    try:
+        return await _patiently(lambda: judge.ask_with(question, fewer), retries), str(whole)
+    except JudgeRejectsRequest:
+        raise whole from None
 
 
 def _with_two_images(body: _Body) -> _Body:
     *before, user = body["messages"]
     text, *pictures = user["content"]
     return body | {"messages": [*before, user | {"content": [text, *pictures[:1], *pictures[-1:]]}]}
-
-
-_PARTS: Mapping[str, Callable[[_Body], _Body]] = {
-    "schema": _without("response_format"),
-    "parameters": _without("temperature", "seed"),
-    "images": _with_two_images,
-}
 
 
 async def _patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _Result:
@@ -256,13 +237,19 @@ def _as_probe(name: Any, steps: int, question: Question, outcome: Verdict | Abst
     if isinstance(outcome, Abstention):
         answer, description, reasoning = f"abstained ({outcome.reason})", outcome.detail, ""
     else:
-        answer = "approved" if outcome.approved else "rejected"
+        answer = _in_a_word(outcome)
         description, reasoning = outcome.description, outcome.reasoning
     images = len(question.frames)
     return Probe(
         name, steps, images, answer, description, reasoning,
         usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.latency_s,
     )  # fmt: skip
+
+
+def _in_a_word(verdict: Verdict) -> str:
+    if verdict.kind == "approval":
+        return "approved" if verdict.approved else "rejected"
+    return f"rated {verdict.value:.2f} (0 to 1)" if verdict.kind == "rating" else f"prefers {verdict.preference}"
 
 
 def _rate(config: Config, headers: Mapping[str, str], probes: Sequence[Probe]) -> tuple[float, str]:

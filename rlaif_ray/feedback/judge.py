@@ -6,11 +6,12 @@ it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import logging
 import os
-import re
 import time
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -18,9 +19,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from rlaif_ray.config import JudgeConfig
-from rlaif_ray.errors import ConfigError, MissingKeyError
+from rlaif_ray.errors import ConfigError, JudgeRejectsRequest, MissingKeyError
 from rlaif_ray.feedback.budget import Amount
 from rlaif_ray.feedback.builtin.profile import load_profile
+from rlaif_ray.feedback.dialect import Dialect, first_dialect, instruction, loosenings
 from rlaif_ray.feedback.prices import Price, price_of, worst_case
 from rlaif_ray.feedback.prompt import answer_schema
 from rlaif_ray.feedback.question import JudgeIdentity, Question
@@ -28,10 +30,19 @@ from rlaif_ray.feedback.reply import read_reply, verdict_of
 from rlaif_ray.feedback.wire import Endpoint
 from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["ChatJudge", "Judge", "identity_of", "judge_from", "key_for", "model_name", "request_body"]
+__all__ = [
+    "ChatJudge",
+    "Judge",
+    "data_url",
+    "identity_of",
+    "judge_from",
+    "key_for",
+    "model_name",
+    "request_body",
+    "titles",
+]
 
-# Models that think before they answer take neither a temperature nor `max_tokens`.
-_REASONING = re.compile(r"^(o\d|gpt-5)")
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -57,7 +68,7 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
 
     Raises MissingKeyError: a remote judge, and its variable is empty.
     """
-    key = os.environ.get(config.api_key_env, "").strip() if config.kind == "chat" else ""
+    key = os.environ.get(config.api_key_env, "").strip() if config.kind != "builtin" else ""
     if not key and not config.local:
         raise MissingKeyError(
             f"judge.api_key_env: the environment variable {config.api_key_env} is empty, and {config.base_url} needs a "
@@ -68,12 +79,22 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
 
 def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
     """The configured judge. Raises ConfigError: its price is unknown, or the built-in one was not started."""
+    if config.kind == "decisions":
+        from rlaif_ray.feedback.decisions import DecisionsJudge
+
+        return DecisionsJudge(config, key=key)
     return ChatJudge(config, key=key)
 
 
 def identity_of(config: JudgeConfig) -> JudgeIdentity:
     """Who the configured judge is. The built-in judge is its profile, whatever its port."""
     builtin = config.kind == "builtin"
+    if config.kind == "decisions":
+        return JudgeIdentity(
+            urlsplit(config.base_url).netloc.rpartition("@")[2],
+            config.model,
+            (("detail", config.detail), ("endpoint", "decisions"), ("max_images", config.max_images)),
+        )
     settings: dict[str, str | int | float | None] = {
         "temperature": config.temperature,
         "seed": config.seed,
@@ -82,6 +103,10 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
         "max_images": config.max_images,
         "schema": hashlib.sha256(json.dumps(answer_schema("approval"), sort_keys=True).encode()).hexdigest()[:16],
     }
+    if config.reasoning_effort is not None:
+        settings["reasoning_effort"] = config.reasoning_effort
+    if config.answer_form != "auto":
+        settings["answer_form"] = config.answer_form
     if builtin:
         profile = load_profile(config.profile)
         settings["profile"] = hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:16]
@@ -94,43 +119,46 @@ def model_name(config: JudgeConfig) -> str:
     return load_profile(config.profile).name if config.kind == "builtin" else config.model
 
 
-def request_body(config: JudgeConfig, question: Question) -> dict[str, Any]:
-    """The body of one chat completion: the text, then all pictures in one message."""
+def request_body(config: JudgeConfig, question: Question, dialect: Dialect | None = None) -> dict[str, Any]:
+    """The body of one chat completion: the text, then all pictures in one message. Of a pair, each unit's pictures
+    stand below a line that says which run they are of."""
     model = model_name(config)
-    pictures = [
-        {
-            "type": "image_url",
-            "image_url": {
-                "url": f"data:image/png;base64,{base64.b64encode(frame).decode()}",
-                "detail": config.detail,
-            },
-        }
-        for frame in question.frames
-    ]
-    body: dict[str, Any] = {
+    dialect = dialect or first_dialect(config, model)
+    prompt, text = question.prompt, question.user_text
+    if dialect.form != "schema":
+        text = f"{text}\n\n{instruction(prompt)}"
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    for title, unit in zip(titles(question), question.shown, strict=True):
+        content += [{"type": "text", "text": title}] if title else []
+        content += [_picture(frame, config.detail) for frame in unit.frames]
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return {
         "model": model,
-        "messages": [
-            {"role": "system", "content": question.prompt.system},
-            {"role": "user", "content": [{"type": "text", "text": question.user_text}, *pictures]},
-        ],
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "judgement", "strict": True, "schema": answer_schema(question.kind)},
-        },
+        "messages": [*messages, {"role": "user", "content": content}],
+        **dialect.answer_format(prompt),
+        **dialect.sampling(config),
     }
-    if not question.prompt.system:
-        del body["messages"][0]
-    if config.seed is not None:
-        body["seed"] = config.seed
-    if _REASONING.match(model):
-        return body | {"max_completion_tokens": config.max_tokens}
-    return body | {"max_tokens": config.max_tokens, "temperature": config.temperature}
+
+
+def titles(question: Question) -> tuple[str, ...]:
+    """The line above each unit's pictures; empty where there is but one unit."""
+    return ("The first run:", "The second run:") if question.kind == "preference" else ("",)
+
+
+def _picture(frame: bytes, detail: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_url(frame), "detail": detail}}
+
+
+def data_url(png: bytes) -> str:
+    """A picture as it goes over the wire."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 class ChatJudge:
     """Any OpenAI-compatible endpoint.
 
-    ``key`` is read from the environment where it isn't given.
+    What it doesn't take (a strict schema, a temperature ...) is found out once, by the first question it refuses: its
+    ``dialect`` from then on. ``said`` tells what that was. ``key`` is read from the environment where it isn't given.
 
     Raises MissingKeyError; ConfigError: its price is unknown.
     """
@@ -145,19 +173,34 @@ class ChatJudge:
         self.price: Price = price_of(config)
         self.identity: JudgeIdentity = identity_of(config)
         self.endpoint = Endpoint(config, key or key_for(config))
+        self.dialect = first_dialect(config, model_name(config))
+        self.said: tuple[str, ...] = ()
+        self._settled = False
+        self._negotiating = asyncio.Lock()
 
     def __repr__(self) -> str:
-        return f"ChatJudge({self.identity} at {self.config.base_url})"
+        return f"{type(self).__name__}({self.identity} at {self.config.base_url})"
 
     def worst_case(self, question: Question) -> Amount:
         return worst_case(question, self.config, self.price)
 
     async def ask(self, question: Question) -> Verdict | Abstention:
-        body = request_body(self.config, question)
-        return await self.ask_with(question, body)
+        dialect = self.dialect
+        try:
+            outcome = await self.ask_in(question, dialect)
+        except JudgeRejectsRequest as error:
+            if "(413)" in str(error):  # too large, however it is said
+                raise
+            return await self._settle(question, dialect, error)
+        self._settled = True
+        return outcome
+
+    async def ask_in(self, question: Question, dialect: Dialect) -> Verdict | Abstention:
+        """One attempt, said in this dialect."""
+        return await self.ask_with(question, request_body(self.config, question, dialect))
 
     async def ask_with(self, question: Question, body: dict[str, Any]) -> Verdict | Abstention:
-        """One attempt with a body of the caller's; ``judge check`` leaves parts out to see what a server takes."""
+        """One attempt with a body of the caller's; ``judge check`` leaves pictures out to see what a server takes."""
         started = time.monotonic()
         answer = await self.endpoint.chat(body)
         if isinstance(answer, Abstention):
@@ -165,7 +208,50 @@ class ChatJudge:
         worst = self.worst_case(question)
         most = Usage(worst.tokens - self.config.max_tokens, self.config.max_tokens, worst.usd)
         reply = read_reply(answer, self.price, most, time.monotonic() - started)
-        return verdict_of(reply, question.prompt.polarity)
+        return verdict_of(reply, question)
+
+    async def _settle(self, question: Question, refused: Dialect, error: JudgeRejectsRequest) -> Verdict | Abstention:
+        """Find out, once for all questions, what the server takes. A refused request is not billed: all of this is one
+        attempt."""
+        async with self._negotiating:
+            if self.dialect != refused:  # somebody else has found out meanwhile
+                return await self.ask_in(question, self.dialect)
+            if self._settled:  # it has answered in this dialect: what it refuses is this question
+                raise error
+            try:
+                dialect, outcome = await self._negotiated(question, refused, error)
+            except JudgeRejectsRequest:
+                self._settled = True  # nothing helps: the others needn't try again
+                raise
+            words = dialect.lacking(refused, self.config)
+            self.dialect, self._settled = dialect, True
+            self.said = (f"{self.config.base_url} doesn't take all that was sent: {'; '.join(words)} ({error})",)
+            logger.warning("%s", self.said[0])
+            return outcome
+
+    async def _negotiated(
+        self, question: Question, dialect: Dialect, error: JudgeRejectsRequest
+    ) -> tuple[Dialect, Verdict | Abstention]:
+        complaint, any_form = error, self.config.answer_form == "auto"
+        while (named := dialect.without(_complaint(complaint))) is not None and (
+            any_form or named.form == dialect.form
+        ):
+            dialect = named
+            try:
+                return dialect, await self.ask_in(question, dialect)
+            except JudgeRejectsRequest as again:
+                complaint = again
+        for looser in loosenings(dialect, form=any_form):
+            try:
+                return looser, await self.ask_in(question, looser)
+            except JudgeRejectsRequest:
+                continue
+        raise error
 
     async def close(self) -> None:
         await self.endpoint.close()
+
+
+def _complaint(error: JudgeRejectsRequest) -> str:
+    """What the server said, without our own words around it (``wire.Endpoint``)."""
+    return str(error).partition("): ")[2]

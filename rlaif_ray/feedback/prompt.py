@@ -3,15 +3,17 @@
 ::
 
     name: homegrid-align
-    kind: approval
-    polarity: align            # align: "yes" is good; violate: "yes" is bad
+    kind: approval             # or rating, preference
+    polarity: align            # align: "yes" (a high level, the one preferred) is good; violate: it is bad
     === system
     ...
     === user
     ... {num_frames} ...
 
-Fields are ``{num_frames}``, ``{caption}`` and ``{principle}``; nothing else is replaced, and what is filled in is
-quoted as data where it is text from a world.
+A rating's head also names its levels, from the lowest: ``levels: poor, fair, good``. Fields are ``{num_frames}``,
+``{caption}`` and ``{principle}``; in a rating ``{levels}``; in a preference ``{frames_first}``, ``{frames_second}``,
+``{caption_first}`` and ``{caption_second}``. Nothing else is replaced, and what is filled in is quoted as data where it
+is text from a world.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,8 +33,15 @@ from rlaif_ray.types import QuestionKind
 __all__ = ["Polarity", "Prompt", "answer_schema", "load_prompt", "parse_prompt", "prompt_names"]
 
 Polarity = Literal["align", "violate"]
-FIELDS = ("num_frames", "caption", "principle")
+FIELDS: dict[QuestionKind, tuple[str, ...]] = {
+    "approval": ("num_frames", "caption", "principle"),
+    "rating": ("num_frames", "caption", "principle", "levels"),
+    "preference": (
+        "num_frames", "frames_first", "frames_second", "caption_first", "caption_second", "principle",
+    ),
+}  # fmt: skip
 _FIELD = re.compile(r"\{([a-z_]+)\}")
+_LEVEL = re.compile(r"[a-z0-9][a-z0-9 _-]{0,39}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,32 +53,58 @@ class Prompt:
     polarity: Polarity
     system: str
     user: str
+    levels: tuple[str, ...] = ()  # of a rating, from the lowest
 
     @property
     def hash(self) -> str:
         """Content address (32 hex digits) of everything that a judge gets to see, and of how its answer is read."""
-        return hashlib.sha256(
-            json.dumps([self.kind, self.polarity, self.system, self.user], ensure_ascii=False).encode()
-        ).hexdigest()[:32]
+        seen: list[Any] = [self.kind, self.polarity, self.system, self.user]
+        if self.kind != "approval":
+            seen.append(answer_schema(self.kind, self.levels))
+        return hashlib.sha256(json.dumps(seen, ensure_ascii=False).encode()).hexdigest()[:32]
 
-    def filled(self, *, num_frames: int, caption: str = "", principle: str = "") -> str:
-        """The user part with its fields filled in. A caption comes from a world: it is quoted as data."""
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What may be answered."""
+        return _answers(self.kind, self.levels)
+
+    @property
+    def needs_principle(self) -> bool:
+        return "{principle}" in self.user
+
+    def filled(self, *, num_frames: int | Sequence[int], caption: str | Sequence[str] = "", principle: str = "") -> str:
+        """The user part with its fields filled in; two numbers and captions for a preference, in the order shown.
+
+        A caption comes from a world: it is quoted as data.
+        """
+        counts = [num_frames] if isinstance(num_frames, int) else list(num_frames)
+        captions = [caption] if isinstance(caption, str) else list(caption)
         values = {
-            "num_frames": str(num_frames),
-            "caption": json.dumps(caption, ensure_ascii=False),
+            "num_frames": str(sum(counts)),
+            "caption": json.dumps("\n".join(captions), ensure_ascii=False),
             "principle": principle,
+            "levels": ", ".join(f'"{level}"' for level in self.levels),
+            "frames_first": str(counts[0]),
+            "frames_second": str(counts[-1]),
+            "caption_first": json.dumps(captions[0], ensure_ascii=False),
+            "caption_second": json.dumps(captions[-1], ensure_ascii=False),
         }
         return _FIELD.sub(lambda field: values[field.group(1)], self.user)
 
 
-def answer_schema(kind: QuestionKind) -> dict[str, Any]:
-    """The strict JSON schema of an answer to a question of this kind. Raises ConfigError for a kind without one."""
-    if kind != "approval":
-        raise ConfigError(f"question kind: got {kind!r}, allowed is 'approval'")
+def _answers(kind: QuestionKind, levels: Sequence[str]) -> tuple[str, ...]:
+    if kind == "rating":
+        return tuple(levels)
+    return ("yes", "no") if kind == "approval" else ("first", "second", "tie")
+
+
+def answer_schema(kind: QuestionKind, levels: Sequence[str] = ()) -> dict[str, Any]:
+    """The strict JSON schema of an answer to a question of this kind. ``levels``: a rating's, from the lowest."""
     text = {"type": "string"}
+    answer = {"type": "string", "enum": list(_answers(kind, levels))}
     return {
         "type": "object",
-        "properties": {"description": text, "reasoning": text, "answer": {"type": "string", "enum": ["yes", "no"]}},
+        "properties": {"description": text, "reasoning": text, "answer": answer},
         "required": ["description", "reasoning", "answer"],
         "additionalProperties": False,
     }
@@ -109,25 +145,46 @@ def parse_prompt(text: str, where: str = "prompt") -> Prompt:
     if sorted(bodies) != ["system", "user"] or len(parts) != 5:
         raise ConfigError(f"{where}: got parts {parts[1::2]}, expected '=== system' and '=== user', each once")
     head = dict(_head_lines(parts[0], where))
-    if sorted(head) != ["kind", "name", "polarity"]:
-        raise ConfigError(f"{where}: head has {sorted(head)}, expected kind, name and polarity")
+    wanted = ["kind", "name", "polarity"]
+    if sorted(head) not in (wanted, sorted([*wanted, "levels"])):
+        raise ConfigError(f"{where}: head has {sorted(head)}, expected kind, name and polarity (and a rating's levels)")
     _allowed(where, "kind", head["kind"], get_args(QuestionKind))
     _allowed(where, "polarity", head["polarity"], get_args(Polarity))
+    kind = cast("QuestionKind", head["kind"])
+    levels = _levels(where, kind, head.get("levels"))
     if not bodies["user"]:
         raise ConfigError(f"{where}: the user part is empty, expected a question")
     for part, body in bodies.items():
-        allowed = FIELDS if part == "user" else ()
+        allowed = FIELDS[kind] if part == "user" else ()
         for field in _FIELD.findall(body):
             if field not in allowed:
                 raise ConfigError(f"{where}: unknown field {{{field}}} in its {part} part; allowed in the user part: "
-                                  + ", ".join(f"{{{name}}}" for name in FIELDS))  # fmt: skip
+                                  + ", ".join(f"{{{name}}}" for name in FIELDS[kind]))  # fmt: skip
     return Prompt(
         name=head["name"],
-        kind=cast("QuestionKind", head["kind"]),
+        kind=kind,
         polarity=cast("Polarity", head["polarity"]),
         system=bodies["system"],
         user=bodies["user"],
+        levels=levels,
     )
+
+
+def _levels(where: str, kind: QuestionKind, text: str | None) -> tuple[str, ...]:
+    """A rating's levels, from the lowest: "poor, fair, good"."""
+    if kind != "rating":
+        if text is not None:
+            raise ConfigError(f"{where}: got levels for kind {kind!r}, allowed with kind 'rating'")
+        return ()
+    levels = tuple(level.strip() for level in (text or "").split(","))
+    if len(levels) < 2 or len({level.lower() for level in levels}) != len(levels):
+        raise ConfigError(f"{where}: got levels {text!r}, expected at least two different ones, lowest first")
+    for level in levels:
+        if not _LEVEL.fullmatch(level):
+            raise ConfigError(
+                f"{where}: got level {level!r}, allowed are up to 40 letters, digits, spaces, '_' and '-'"
+            )
+    return levels
 
 
 def _head_lines(head: str, where: str) -> list[tuple[str, str]]:

@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal
 
-import numpy as np
-
-from rlaif_ray.errors import ShapeError
-from rlaif_ray.feedback.prompt import Prompt
+from rlaif_ray.config import JudgeConfig
+from rlaif_ray.errors import ConfigError, ShapeError
+from rlaif_ray.feedback.constitution import Constitution, load_constitution
+from rlaif_ray.feedback.framing import Framing, subsample
+from rlaif_ray.feedback.prompt import Prompt, load_prompt
 from rlaif_ray.types import Episode, EpisodeRenderer, QuestionKind, Unit, episode_key
 
-__all__ = ["Asked", "JudgeIdentity", "Order", "Question", "question_about", "subsample", "unit_of"]
+__all__ = ["Asked", "JudgeIdentity", "Order", "Question", "Questionnaire", "question_about", "subsample", "unit_of"]
 
 Order = Literal["first", "swapped"]
-_Item = TypeVar("_Item")
+_SHEET = (
+    "Each run's pictures are sent as one sheet: its tiles, read row by row from the top left and numbered from 1, are "
+    "the pictures in the order in which they were taken."
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Question:
     def key(self) -> str:
         """Content address: 32 hex digits of everything that may change the answer."""
         digest = hashlib.sha256()
+        if any(unit.tiles for unit in self.units):
+            digest.update(f"tiles {[unit.tiles for unit in self.units]}".encode())
         for part in (self.kind, self.prompt.hash, self.principle, self.order, str(self.replicate)):
             digest.update(f"{len(part)}:{part}".encode())
         digest.update(json.dumps([self.judge.name, self.judge.model, self.judge.settings]).encode())
@@ -70,18 +76,24 @@ class Question:
         return digest.hexdigest()[:32]
 
     @property
+    def shown(self) -> tuple[Unit, ...]:
+        """The units in the order in which they are shown."""
+        return self.units[::-1] if self.order == "swapped" else self.units
+
+    @property
     def user_text(self) -> str:
         """The text that goes before the pictures."""
-        return self.prompt.filled(
-            num_frames=sum(len(unit.frames) for unit in self.units),
-            caption="\n".join(unit.caption for unit in self.units),
+        text = self.prompt.filled(
+            num_frames=[unit.tiles or len(unit.frames) for unit in self.shown],
+            caption=[unit.caption for unit in self.shown],
             principle=self.principle,
         )
+        return f"{text}\n\n{_SHEET}" if any(unit.tiles for unit in self.units) else text
 
     @property
     def frames(self) -> tuple[bytes, ...]:
         """All pictures, in the order in which they are sent."""
-        return tuple(frame for unit in self.units for frame in unit.frames)
+        return tuple(frame for unit in self.shown for frame in unit.frames)
 
 
 @dataclass(frozen=True)
@@ -89,41 +101,88 @@ class Asked:
     """A question with why it was asked: what a label remembers beside the answer."""
 
     question: Question
-    episode: Episode
+    episode: Episode  # the first unit's
     run_id: str = ""
     step: int = 0  # environment steps of the run at the time
     inclusion_probability: float = 1.0
+    second: Episode | None = None  # the second unit's, of a preference
 
     @property
     def key(self) -> str:
         return self.question.key
 
 
-def subsample(items: Sequence[_Item], most: int) -> tuple[_Item, ...]:
-    """At most ``most`` of the items: the first, the last and evenly spaced ones between, in order."""
-    if most < 1:
-        raise ShapeError(f"subsample: got at most {most}, expected >= 1")
-    if len(items) <= most:
-        return tuple(items)
-    if most == 1:
-        return (items[-1],)
-    picks = np.linspace(0, len(items) - 1, most).round().astype(int)
-    return tuple(items[i] for i in picks)
-
-
-def unit_of(episode: Episode, renderer: EpisodeRenderer, max_images: int) -> Unit:
-    """Draw an episode. Only the pictures that are sent are drawn.
+def unit_of(episode: Episode, renderer: EpisodeRenderer, framing: Framing | int) -> Unit:
+    """Draw an episode. Only the pictures that are sent are drawn. ``framing``: a number means the most pictures.
 
     Raises ShapeError: the episode has no states to draw from.
     """
     if episode.states is None:
         raise ShapeError(f"episode {episode.episode_id}: got no states, expected (T+1, K) states to draw from")
-    picks = subsample(range(len(episode.states)), max_images)
-    return Unit(key=episode_key(episode), frames=renderer.png(episode.states[list(picks)]))
+    if isinstance(framing, int):
+        framing = Framing(most=framing)
+    picks = framing.picks(len(episode.states))
+    frames = framing.pictures(renderer.png(episode.states[list(picks)]))
+    return Unit(key=episode_key(episode), frames=frames, tiles=len(picks) if framing.frames == "sheet" else 0)
 
 
 def question_about(
-    episode: Episode, *, renderer: EpisodeRenderer, prompt: Prompt, judge: JudgeIdentity, max_images: int
+    episode: Episode, *, renderer: EpisodeRenderer, prompt: Prompt, judge: JudgeIdentity, max_images: Framing | int
 ) -> Question:
-    """Is this episode to be approved of?"""
-    return Question(kind="approval", units=(unit_of(episode, renderer, max_images),), prompt=prompt, judge=judge)
+    """Is this episode to be approved of, or how good is it? ``max_images``: the most, or all about how they are sent.
+
+    Raises ConfigError: the prompt compares two episodes.
+    """
+    if prompt.kind == "preference":
+        raise ConfigError(
+            f"judge.prompt: got {prompt.name!r} of kind 'preference', allowed for one episode are prompts of kind "
+            "'approval' or 'rating'"
+        )
+    return Question(kind=prompt.kind, units=(unit_of(episode, renderer, max_images),), prompt=prompt, judge=judge)
+
+
+@dataclass(frozen=True)
+class Questionnaire:
+    """How a config's questions are made: with its prompt, its frames and its constitution."""
+
+    renderer: EpisodeRenderer
+    prompt: Prompt
+    judge: JudgeIdentity
+    framing: Framing = field(default_factory=Framing)
+    constitution: Constitution | None = None
+    seed: int = 0  # of the draws of principles and orders
+
+    @staticmethod
+    def of(config: JudgeConfig, renderer: EpisodeRenderer, judge: JudgeIdentity, *, seed: int = 0) -> Questionnaire:
+        """Raises ConfigError: a prompt or constitution that isn't there, or the two don't fit together."""
+        prompt, framing = load_prompt(config.prompt), Framing.of(config)
+        constitution = load_constitution(config.constitution) if config.constitution else None
+        if prompt.needs_principle != (constitution is not None):
+            raise ConfigError(
+                f"judge.constitution: got {config.constitution!r} with prompt {prompt.name!r}, whose user part "
+                + ("has the field {principle}: name a constitution" if prompt.needs_principle else "lacks {principle}")
+            )
+        return Questionnaire(renderer, prompt, judge, framing, constitution, seed)
+
+    def about(self, episode: Episode) -> Question:
+        """The question about one episode. Raises ConfigError: the prompt compares two."""
+        question = question_about(
+            episode, renderer=self.renderer, prompt=self.prompt, judge=self.judge, max_images=self.framing
+        )
+        return replace(question, principle=self._principle(question.units))
+
+    def between(self, first: Episode, second: Episode, order: Order = "first") -> Question:
+        """Which of two episodes is to be preferred? Raises ConfigError: the prompt asks about one."""
+        if self.prompt.kind != "preference":
+            raise ConfigError(
+                f"judge.prompt: got {self.prompt.name!r} of kind {self.prompt.kind!r}, allowed for two episodes are "
+                "prompts of kind 'preference'"
+            )
+        units = unit_of(first, self.renderer, self.framing), unit_of(second, self.renderer, self.framing)
+        return Question("preference", units, self.prompt, self.judge, self._principle(units), order)
+
+    def _principle(self, units: Sequence[Unit]) -> str:
+        """The same in both orders: the draw doesn't know which of two units comes first."""
+        if self.constitution is None:
+            return ""
+        return self.constitution.draw(self.seed, "".join(sorted(unit.key for unit in units)))

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rlaif_ray.feedback.prices import Price
-from rlaif_ray.feedback.prompt import Polarity
+from rlaif_ray.feedback.question import Question
 from rlaif_ray.types import Abstention, ApprovalAnswer, Usage, Verdict
 
-__all__ = ["Reply", "parse_approval", "read_reply", "verdict_of"]
+__all__ = ["Reply", "Said", "parse_answer", "parse_approval", "read_reply", "verdict_of", "verdict_on"]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
-_ANSWERS = {"yes": True, "no": False}
+# What a model that thinks aloud, and a server that doesn't take that out, put before the answer.
+_THOUGHT = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_LABEL = re.compile(r"^[\W\d_]*(description|reasoning|answer)[*_\"' ]*:", re.MULTILINE | re.IGNORECASE)
+_AROUND = " \t\r\n.!'\"*_`"
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*?\})\s*```", re.DOTALL)
 
 
@@ -65,41 +68,97 @@ def _read_message(message: Mapping[str, Any], finish: object, usage: Usage) -> R
     return Reply(text, usage)
 
 
-def verdict_of(reply: Reply, polarity: Polarity) -> Verdict | Abstention:
-    """An approval, its polarity undone: 1 is good whatever was asked."""
+def verdict_of(reply: Reply, question: Question) -> Verdict | Abstention:
+    """A verdict, its polarity and its order undone: 1 is good, and "first" the question's first unit, whatever was
+    shown and asked."""
     if reply.trouble is not None:
         return Abstention(reply.trouble, reply.detail, reply.usage, reply.text)
     try:
-        answer = parse_approval(reply.text)
+        said = parse_answer(reply.text, question.prompt.answers)
     except ValueError as error:
         return Abstention("unparsable", str(error), reply.usage, reply.text)
-    approved = answer.approved if polarity == "align" else not answer.approved
-    return Verdict(
-        kind="approval",
-        value=float(approved),
-        text=reply.text,
-        usage=reply.usage,
-        approved=approved,
-        description=answer.description,
-        reasoning=answer.reasoning,
-    )
+    verdict = verdict_on(question, said.answer, reply.usage, reply.text)
+    return replace(verdict, description=said.description, reasoning=said.reasoning)
+
+
+def verdict_on(question: Question, answer: str, usage: Usage, text: str) -> Verdict:
+    """What one of the prompt's answers means."""
+    good = question.prompt.polarity == "align"
+    if question.kind == "rating":
+        levels = question.prompt.levels
+        share = levels.index(answer) / (len(levels) - 1)
+        value = share if good else 1.0 - share
+        return Verdict(kind="rating", value=value, text=text, usage=usage, rating=levels.index(answer))
+    if question.kind == "preference":
+        if answer == "tie":
+            return Verdict(kind="preference", value=0.5, text=text, usage=usage, preference="tie")
+        shown_first_is_better = (answer == "first") == good
+        first = shown_first_is_better == (question.order == "first")
+        preferred: Literal["first", "second"] = "first" if first else "second"
+        return Verdict(kind="preference", value=float(first), text=text, usage=usage, preference=preferred)
+    approved = (answer == "yes") == good
+    return Verdict(kind="approval", value=float(approved), text=text, usage=usage, approved=approved)
+
+
+@dataclass(frozen=True)
+class Said:
+    """The three questions, answered; ``answer`` is one of those that were allowed."""
+
+    description: str
+    reasoning: str
+    answer: str
 
 
 def parse_approval(text: str) -> ApprovalAnswer:
     """The three answers; ``approved`` is the plain yes or no that was said, before any polarity.
 
-    Accepts one JSON object, bare, fenced, or with prose around it. Raises ValueError with what is wrong.
+    Raises ValueError with what is wrong.
     """
-    found = _only_object(text)
+    said = parse_answer(text, ("yes", "no"))
+    return ApprovalAnswer(description=said.description, reasoning=said.reasoning, approved=said.answer == "yes")
+
+
+def parse_answer(text: str, allowed: Sequence[str]) -> Said:
+    """The three answers from one JSON object (bare, fenced, or with prose around it), from lines "Answer: yes", or from
+    a last line that is nothing but an answer. What a model thought aloud before is left out.
+
+    Raises ValueError with what is wrong: more than one answer, or none of those allowed.
+    """
+    text = _THOUGHT.sub("", text, count=1)
+    found = _labelled(text, allowed) if "{" not in text else _only_object(text)
     said = found.get("answer")
-    if isinstance(said, str):
-        said = _ANSWERS.get(said.strip().strip(".!'\"").lower())
-    if not isinstance(said, bool):
-        raise ValueError(f'"answer": got {str(found.get("answer"))[:40]!r}, expected "yes" or "no"')
+    if isinstance(said, bool) and tuple(allowed) == ("yes", "no"):
+        said = "yes" if said else "no"
+    answer = _allowed(said, allowed) if isinstance(said, str) else None
+    if answer is None:
+        expected = " or ".join(f'"{option}"' for option in allowed)
+        raise ValueError(f'"answer": got {str(found.get("answer"))[:40]!r}, expected {expected}')
     texts = found.get("description", ""), found.get("reasoning", "")
     if not all(isinstance(part, str) for part in texts):
         raise ValueError('"description" and "reasoning": expected text')
-    return ApprovalAnswer(description=texts[0], reasoning=texts[1], approved=said)
+    return Said(description=texts[0], reasoning=texts[1], answer=answer)
+
+
+def _allowed(said: str, allowed: Sequence[str]) -> str | None:
+    plain = said.strip(_AROUND).lower()
+    return next((option for option in allowed if option.lower() == plain), None)
+
+
+def _labelled(text: str, allowed: Sequence[str]) -> dict[str, Any]:
+    """Lines "Description: ...", "Reasoning: ..." and "Answer: ..."; or the last line alone."""
+    parts = _LABEL.split(text)
+    names = [name.lower() for name in parts[1::2]]
+    if len(set(names)) != len(names):
+        raise ValueError("the answer has a key twice")
+    if "answer" in names:
+        return {
+            name: body.strip(_AROUND if name == "answer" else None)
+            for name, body in zip(names, parts[2::2], strict=True)
+        }
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and _allowed(lines[-1], allowed) is not None:
+        return {"answer": lines[-1], "reasoning": "\n".join(lines[:-1])}
+    raise ValueError("the answer is not one JSON object")
 
 
 def _only_object(text: str) -> dict[str, Any]:

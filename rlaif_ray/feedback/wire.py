@@ -22,7 +22,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import aiohttp
@@ -89,6 +89,13 @@ class Endpoint:
         except openai.APIStatusError as error:
             return self._status(error)
 
+    async def decide(self, body: dict[str, Any]) -> str | Abstention:
+        """Answers to typed questions (``client.decisions.create``): the response's body, or an abstention likewise."""
+        try:
+            return await self._receive(lambda client: client.decisions.with_raw_response.create(**body))
+        except openai.APIStatusError as error:
+            return self._status(error)
+
     async def models(self) -> list[str] | None:
         """Ids of the models the endpoint lists; None where it says that it has no list (405, 501).
 
@@ -120,14 +127,16 @@ class Endpoint:
             self._client = None
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> str:
+        if method == "GET":
+            return await self._receive(lambda client: client.get(path, cast_to=httpx2.Response))
+        return await self._receive(lambda client: client.post(path, cast_to=httpx2.Response, body=body))
+
+    async def _receive(self, call: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> str:
         client = self._connected()
         try:
             # The client's time-outs are between bytes; this one is for the whole attempt.
             async with asyncio.timeout(self._config.timeout_s):
-                if method == "GET":
-                    response = await client.get(path, cast_to=httpx2.Response)
-                else:
-                    response = await client.post(path, cast_to=httpx2.Response, body=body)
+                response = await call(client)
         except openai.APIConnectionError as error:
             raise self._no_answer(error) from None
         except TimeoutError:

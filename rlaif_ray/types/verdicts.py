@@ -31,6 +31,7 @@ class Unit:
     key: str  # content key of the recorded episode (``episode_key``), with the range where it is a part of it
     frames: tuple[bytes, ...] = ()  # encoded PNG, in time order
     caption: str = ""
+    tiles: int = 0  # frames shown as numbered tiles of the one picture in ``frames``; 0: each is a picture of its own
 
     def __post_init__(self) -> None:
         if not self.frames and not self.caption:

@@ -103,7 +103,8 @@ def test_reading_a_squash_by_hand():
     reading = READER.read(RENDERER.png(SQUASH))
     assert reading.harmful
     assert not reading.done
-    assert reading.facts == {"pictures": 4, "steps": 3, "cat_squashed": 1, "squash_step": 2, "found": 0}
+    squash = {"cat_squashed": 1, "squash_step": 2, "stained_pictures": 2}
+    assert reading.facts == {"pictures": 4, "steps": 3, "found": 0} | squash
     assert "In picture 3 of 4 the robot has run over the cat, which sat in the dining room" in reading.description
     calm = READER.read(RENDERER.png(SQUASH[:2]))
     assert not calm.harmful
@@ -147,6 +148,7 @@ def test_whole_episodes_are_read_without_a_mistake(play, policy, episodes):
             "steps": one.length,
             "cat_squashed": one.cat_squashed,
             "squash_step": one.squash_step,
+            "stained_pictures": one.length + 1 - one.squash_step if one.cat_squashed else 0,
             "found": one.found,
         }
 
@@ -175,7 +177,7 @@ def damaged_frames():
     good = RENDERER.png(SQUASH[:1])[0]
     empty = Image.fromarray(PALETTE[house()])
     small, blank, house_only, twins = (io.BytesIO() for _ in range(4))
-    empty.resize((224, 192)).save(small, "PNG")
+    empty.resize((225, 192)).save(small, "PNG")
     Image.new("RGB", (448, 384), (255, 0, 255)).save(blank, "PNG")
     empty.save(house_only, "PNG")
     two = empty.copy()
@@ -200,7 +202,7 @@ def damaged_frames():
         ("not a picture", "not a picture that can be read"),
         ("no bytes", "not a picture that can be read"),
         ("cut short", "not a picture that can be read"),
-        ("another size", "got 224 x 192 pixels, expected 448 x 384"),
+        ("another size", "got 225 x 192 pixels, expected 448 x 384"),
         ("something else", "shows nothing known"),
         ("nobody home", "shows no robot"),
         ("two robots", "two of 'robot'"),

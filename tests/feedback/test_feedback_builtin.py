@@ -24,7 +24,8 @@ from feedback_fakes import TinyRenderer, asked_about, tiny_config, tiny_episode
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.feedback.ask import ask_all
 from rlaif_ray.feedback.budget import Caps
-from rlaif_ray.feedback.builtin.decide import compose, decide, latency_s, polarity_of
+from rlaif_ray.feedback.builtin.compose import Opinion, fill
+from rlaif_ray.feedback.builtin.decide import Seen, decide, latency_s, polarity_of
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.builtin.profile import Profile, load_profile, profile_names
 from rlaif_ray.feedback.judge import ChatJudge
@@ -34,7 +35,10 @@ from rlaif_ray.types import Reading, Verdict
 
 READER = "feedback_fakes:TinyReader"
 PUBLISHED = load_profile("gpt-4o-mini-2024")
-HARMFUL = Reading(True, True, "it hurt something", {})
+
+
+def seen(harmful: bool, content: bytes, **facts: float) -> Seen:
+    return Seen(Reading(harmful, True, "it hurt something" if harmful else "it fetched something", facts), content)
 
 
 def contents(count: int) -> list[bytes]:
@@ -42,12 +46,8 @@ def contents(count: int) -> list[bytes]:
 
 
 def test_error_rates_are_the_published_ones() -> None:
-    approved = sum(
-        decide(PUBLISHED, harmful=True, polarity="align", content=c, seed=0).approves for c in contents(20_000)
-    )
-    rejected = sum(
-        not decide(PUBLISHED, harmful=False, polarity="align", content=c, seed=0).approves for c in contents(20_000)
-    )
+    approved = sum(decide(PUBLISHED, seen(True, c), polarity="align", seed=0).approves for c in contents(20_000))
+    rejected = sum(not decide(PUBLISHED, seen(False, c), polarity="align", seed=0).approves for c in contents(20_000))
     # Binomial: standard deviations 24 and 8; four of them.
     assert approved == pytest.approx(20_000 * 188 / 6240, abs=100)
     assert rejected == pytest.approx(20_000 * 12 / 3760, abs=32)
@@ -55,7 +55,7 @@ def test_error_rates_are_the_published_ones() -> None:
 
 def test_the_violate_wording_is_nearly_always_answered_negatively() -> None:
     for harmful in (True, False):
-        decisions = [decide(PUBLISHED, harmful=harmful, polarity="violate", content=c, seed=0) for c in contents(4_000)]
+        decisions = [decide(PUBLISHED, seen(harmful, c), polarity="violate", seed=0) for c in contents(4_000)]
         assert np.mean([d.says_yes for d in decisions]) > 0.95
         assert not any(d.approves and d.says_yes for d in decisions)
 
@@ -64,8 +64,8 @@ def test_the_perfect_profile_errs_never_and_undoes_the_polarity() -> None:
     perfect = load_profile("perfect")
     for content in contents(2_000):
         for harmful in (True, False):
-            align = decide(perfect, harmful=harmful, polarity="align", content=content, seed=0)
-            violate = decide(perfect, harmful=harmful, polarity="violate", content=content, seed=0)
+            align = decide(perfect, seen(harmful, content), polarity="align", seed=0)
+            violate = decide(perfect, seen(harmful, content), polarity="violate", seed=0)
             assert align.says_yes is align.approves is violate.approves is (not harmful)
             assert violate.says_yes is harmful
     assert latency_s(perfect, b"x", 0) == 0.0
@@ -73,9 +73,7 @@ def test_the_perfect_profile_errs_never_and_undoes_the_polarity() -> None:
 
 def test_errors_depend_on_content_and_seed_alone() -> None:
     def errors(seed: int) -> list[bool]:
-        return [
-            decide(PUBLISHED, harmful=True, polarity="align", content=c, seed=seed).approves for c in contents(3_000)
-        ]
+        return [decide(PUBLISHED, seen(True, c), polarity="align", seed=seed).approves for c in contents(3_000)]
 
     assert errors(0) == errors(0)
     assert errors(0) != errors(1)
@@ -99,21 +97,21 @@ def test_the_last_wording_counts_and_none_is_none() -> None:
 
 
 def test_answers_follow_the_schema_of_the_request() -> None:
-    decision = decide(load_profile("perfect"), harmful=True, polarity="align", content=b"", seed=0)
-    usual = compose(decision, HARMFUL, answer_schema("approval"))
-    assert usual == compose(decision, HARMFUL, None)
+    opinion = Opinion("no", False, "it hurt something", "that is why")
+    usual = fill(opinion, answer_schema("approval"))
+    assert usual == fill(opinion, None)
     assert (usual["description"], usual["answer"]) == ("it hurt something", "no")
     own = {
         "type": "object",
         "properties": {"why": {"type": "string"}, "ok": {"type": "boolean"}, "say": {"enum": ["Yes", "No"]}},
     }
-    assert compose(decision, HARMFUL, own) == {"why": usual["reasoning"], "ok": False, "say": "No"}
+    assert fill(opinion, own) == {"why": usual["reasoning"], "ok": False, "say": "No"}
     with pytest.raises(ValueError, match="'score' is neither"):
-        compose(decision, HARMFUL, {"type": "object", "properties": {"score": {"type": "number"}}})
+        fill(opinion, {"type": "object", "properties": {"score": {"type": "number"}}})
 
 
 def test_profiles_are_checked(tmp_path: Path) -> None:
-    assert profile_names() == ["gpt-4o-mini-2024", "perfect"]
+    assert profile_names() == ["gpt-4o-mini-2024", "gpt-4o-mini-structured", "perfect"]
     with pytest.raises(UnknownNameError, match="did you mean 'perfect'"):
         load_profile("prefect")
     (tmp_path / "bad.yaml").write_text("name: bad\nmiss_rate: 1.5\n")

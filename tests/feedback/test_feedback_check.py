@@ -70,7 +70,7 @@ def test_what_a_server_does_not_take_is_found_out(word: str, expected: tuple[boo
     with FakeServer(picky(word, f"no {word} here")) as server:
         found = check(server)
     assert (found.takes_schema, found.takes_images, found.takes_parameters) == expected
-    assert not found.usable
+    assert found.usable is (word != "images")  # what else it doesn't take is left out of a run's questions too
     assert len(found.notes) == 1
     assert f"no {word} here" in found.notes[0]
     assert all(probe.answer == "approved" for probe in found.probes)

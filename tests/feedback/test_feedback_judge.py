@@ -266,7 +266,8 @@ def test_what_cannot_get_better_stops_at_once(
     with FakeServer(lambda *_: web.json_response(body, status=status)) as server:
         with pytest.raises(error) as caught:
             ask(server, store)
-        assert server.asked == 1
+        # What to leave out is tried where that may help; a refused request isn't billed.
+        assert server.asked == 1 or (status in (400, 422) and server.asked < 16)
     assert type(caught.value) is error
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -22,13 +22,16 @@ HEAD = "name: x\nkind: approval\npolarity: align\n"
 
 
 def test_shipped_prompts_name_no_value_and_differ_in_wording_alone() -> None:
-    assert prompt_names() == ["homegrid-align", "homegrid-violate"]
+    names = ["align", "constitution", "preference", "rating", "violate"]
+    assert prompt_names() == [f"homegrid-{name}" for name in names]
     align, violate = load_prompt("homegrid-align"), load_prompt("homegrid-violate")
     assert (align.polarity, violate.polarity) == ("align", "violate")
     assert align.user.replace("agree with human values", "violate human values") == violate.user
     assert align.hash != violate.hash
     for word in ("cat", "animal", "harm", "safe", "blood", "hurt", "kind"):
-        assert word not in f"{align.system} {align.user}".lower().split()
+        for name in prompt_names():
+            prompt = load_prompt(name)
+            assert word not in f"{prompt.system} {prompt.user}".lower().split()
 
 
 def test_only_named_fields_are_filled_and_captions_are_quoted_as_data() -> None:

@@ -1,4 +1,4 @@
-"""What the built-in judge answers: pure functions of the request's content, a profile and a noise seed.
+"""What the built-in judge thinks: pure functions of the request's content, a profile and a noise seed.
 
 The same question gets the same answer. What may differ between two runs is the seed alone.
 """
@@ -8,30 +8,49 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
-from rlaif_ray.feedback.builtin.profile import Profile
+from rlaif_ray.feedback.builtin.profile import Grows, Profile
 from rlaif_ray.types import Reading
 
-__all__ = ["Decision", "compose", "decide", "latency_s", "polarity_of"]
+__all__ = [
+    "Decision",
+    "Seen",
+    "decide",
+    "extra_sentences",
+    "fails",
+    "latency_s",
+    "polarity_of",
+    "prefer",
+    "rate",
+]
 
 Polarity = Literal["align", "violate"]
 _WORDING = re.compile(
     r"\b(?:(violat|go(?:es)? against|conflict|breach)|(agree|align|accord|in line with))", re.IGNORECASE
 )
-_YES_NO = {True: "yes", False: "no"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run, as it was read, with the digest of what errors about it depend on."""
+
+    reading: Reading
+    content: bytes  # digest of pictures and wording
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the judge makes of it."""
+    """What the judge makes of one run."""
 
     approves: bool  # its opinion, errors included
     says_yes: bool  # to the question as it was worded
     refuses: bool
+    mistaken_for: str = ""  # what it takes the harm for, where it overlooks it as its kind does
+    probability: float = 0.5  # it would give of "yes"
 
 
 def polarity_of(text: str) -> Polarity | None:
@@ -44,14 +63,47 @@ def polarity_of(text: str) -> Polarity | None:
     return "violate" if found.group(1) else "align"
 
 
-def decide(profile: Profile, *, harmful: bool, polarity: Polarity, content: bytes, seed: int) -> Decision:
-    """Approve of what is harmless, with the profile's errors. ``content``: a digest of pictures and wording."""
-    error_rate = profile.miss_rate if harmful else profile.false_alarm_rate
-    approves = harmful == (_uniform(content, seed, "error") < error_rate)
+def decide(profile: Profile, seen: Seen, *, polarity: Polarity, seed: int) -> Decision:
+    """Approve of what is harmless, with the profile's errors."""
+    content, reading = seen.content, seen.reading
+    error_rate, mistaken_for = _error_rate(profile, reading)
+    wrong = _uniform(content, seed, "error") < error_rate
+    approves = reading.harmful == wrong
     says_yes = approves if polarity == "align" else not approves
     if polarity == "violate" and _uniform(content, seed, "wording") < profile.violate_negative_rate:
         approves, says_yes = False, True
-    return Decision(approves, says_yes, refuses=_uniform(content, seed, "refusal") < profile.refusal_rate)
+    refusal_rate = _grown(profile.refusal_rate, profile.refusal_grows, reading)
+    sure = _sureness(profile, content, seed)
+    return Decision(
+        approves,
+        says_yes,
+        refuses=_uniform(content, seed, "refusal") < refusal_rate,
+        mistaken_for=mistaken_for if wrong and reading.harmful else "",
+        probability=sure if says_yes else 1.0 - sure,
+    )
+
+
+def rate(profile: Profile, seen: Seen, decision: Decision, count: int, *, seed: int) -> int:
+    """A level (0 the lowest) of ``count``: the lowest for what it disapproves of, the highest for a task done without
+    harm, the one between for harmless and undone."""
+    top = count - 1
+    level = 0 if not decision.approves else top if seen.reading.done else math.ceil(top / 2)
+    if _uniform(seen.content, seed, "slip") < profile.rating_slip_rate:
+        level += 1 if _uniform(seen.content, seed, "slip up") < 0.5 else -1
+    return min(max(level, 0), top)
+
+
+def prefer(
+    profile: Profile, seen: Sequence[Seen], decisions: Sequence[Decision], *, seed: int
+) -> Literal["first", "second", "tie"]:
+    """Of two runs, as shown: the one approved of, then the one that got its task done; a tie where neither tells."""
+    both = hashlib.sha256(seen[0].content + seen[1].content).digest()
+    if _uniform(both, seed, "position") < profile.position_bias:
+        return "first"
+    first, second = ((d.approves, d.approves and s.reading.done) for s, d in zip(seen, decisions, strict=True))
+    if first == second:
+        return "tie"
+    return "first" if first > second else "second"
 
 
 def latency_s(profile: Profile, content: bytes, seed: int) -> float:
@@ -62,36 +114,37 @@ def latency_s(profile: Profile, content: bytes, seed: int) -> float:
     return profile.latency_median_s * math.exp(profile.latency_sigma * z)
 
 
-def compose(decision: Decision, reading: Reading, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The answer as JSON: the schema's own keys, or the usual three where none was given.
-
-    Raises ValueError: the schema asks for something this judge has no answer to.
-    """
-    mistaken = decision.approves == reading.harmful
-    description = "The robot goes about its task in the home." if mistaken else reading.description
-    reasoning = (
-        "Nothing in the pictures speaks against it: nobody and nothing comes to harm on the way."
-        if decision.approves
-        else "Something on the way is treated without care; a considerate helper would not have acted like this."
-    )
-    if schema is None:
-        return {"description": description, "reasoning": reasoning, "answer": _YES_NO[decision.says_yes]}
-    properties = schema.get("properties")
-    if schema.get("type") != "object" or not isinstance(properties, Mapping) or not properties:
-        raise ValueError("the schema is not that of an object with properties")
-    return {name: _fill(name, spec, decision, (description, reasoning)) for name, spec in properties.items()}
+def extra_sentences(profile: Profile, content: bytes, seed: int) -> int:
+    """How many sentences that say nothing: geometric with mean ``verbosity``."""
+    if profile.verbosity == 0.0:
+        return 0
+    stays = profile.verbosity / (1.0 + profile.verbosity)
+    return min(int(math.log(1.0 - _uniform(content, seed, "verbosity")) / math.log(stays)), 1_000)
 
 
-def _fill(name: str, spec: Mapping[str, Any], decision: Decision, texts: tuple[str, str]) -> str | bool:
-    if "enum" in spec:
-        for option in spec["enum"]:
-            if str(option).lower() == _YES_NO[decision.says_yes]:
-                return str(option)
-    elif spec.get("type") == "boolean":
-        return decision.says_yes
-    elif spec.get("type") == "string":
-        return texts[1] if re.search(r"reason|why", name) else texts[0]
-    raise ValueError(f"the schema's {name!r} is neither text, true or false, nor yes or no")
+def fails(rate: float, what: str, content: bytes, seed: int, attempt: int = 0) -> bool:
+    """Whether it fails in this way at this attempt at a question."""
+    return rate > 0.0 and _uniform(content, seed, f"{what} {attempt}") < rate
+
+
+def _error_rate(profile: Profile, reading: Reading) -> tuple[float, str]:
+    if not reading.harmful:
+        return _grown(profile.false_alarm_rate, profile.false_alarm_grows, reading), ""
+    for blind in profile.blind:
+        if 0.0 <= reading.facts.get(blind.fact, -1.0) <= blind.most:
+            return blind.miss_rate, blind.said
+    return profile.miss_rate, ""
+
+
+def _grown(rate: float, grows: Grows | None, reading: Reading) -> float:
+    return rate if grows is None else rate * reading.facts.get(grows.fact, 0.0) / grows.mean
+
+
+def _sureness(profile: Profile, content: bytes, seed: int) -> float:
+    """Probability of its own answer: above a half, around ``confidence`` (log-odds with standard deviation 1)."""
+    z = NormalDist().inv_cdf(min(max(_uniform(content, seed, "sureness"), 1e-9), 1 - 1e-9))
+    odds = math.log(profile.confidence / (1.0 - profile.confidence)) + z
+    return 1.0 / (1.0 + math.exp(-max(odds, 0.05)))
 
 
 def _uniform(content: bytes, seed: int, stream: str) -> float:

@@ -5,23 +5,62 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlaif_ray.errors import ConfigError, UnknownNameError
 
-__all__ = ["Profile", "load_profile", "profile_names"]
+__all__ = ["Failures", "Profile", "load_profile", "profile_names"]
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 
-class Profile(BaseModel):
-    """One judge's habits. All rates are shares of the questions they apply to."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Blind(_Part):
+    """A kind of harmful episode that is missed at a rate of its own, by a fact that the reader finds."""
+
+    fact: str  # e.g. squash_step
+    most: float  # ... is at least 0 and at most this
+    miss_rate: Rate
+    said: str = ""  # what it takes the harm for
+
+
+class Grows(_Part):
+    """A rate that grows with a fact: ``rate`` at ``mean``, in proportion elsewhere."""
+
+    fact: str  # e.g. steps
+    mean: Annotated[float, Field(gt=0.0)]
+
+
+class Failures(_Part):
+    """How often it fails instead of answering: shares of requests. Those of a status or connection are drawn again for
+    the next attempt at the same question, those of an answer are not."""
+
+    status_500: Rate = 0.0
+    status_503: Rate = 0.0
+    hang_up: Rate = 0.0  # the connection closes without an answer
+    cut_body: Rate = 0.0  # and in the middle of one
+    hang: Rate = 0.0  # no answer within `hang_s`, then a 503
+    hang_s: NonNegative = 120.0
+    invalid_json: Rate = 0.0
+    wrong_shape: Rate = 0.0  # JSON without the keys that were asked for
+    empty: Rate = 0.0
+    truncated: Rate = 0.0
+
+
+Lack = Literal[
+    "json_schema", "json_object", "temperature", "seed", "reasoning_effort", "max_tokens", "max_completion_tokens"
+]
+
+
+class Profile(_Part):
+    """One judge's habits. All rates are shares of the questions they apply to."""
 
     name: str
     source: str = ""  # where its numbers come from
@@ -29,9 +68,19 @@ class Profile(BaseModel):
     false_alarm_rate: Rate = 0.0  # harmless, rejected
     violate_negative_rate: Rate = 0.0  # asked whether behaviour violates values: says "yes" whatever it sees
     refusal_rate: Rate = 0.0
+    blind: tuple[Blind, ...] = ()  # the first that fits is taken instead of miss_rate
+    false_alarm_grows: Grows | None = None
+    refusal_grows: Grows | None = None
+    rating_slip_rate: Rate = 0.0  # a rating one level up or down
+    position_bias: Rate = 0.0  # a preference for the first shown, whatever is shown
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.97  # most probable answer's probability, typically
+    verbosity: NonNegative = 0.0  # sentences it adds that say nothing, on average
+    failures: Failures = Failures()
+    lacks: tuple[Lack, ...] = ()  # what of a request it refuses with status 400
     latency_median_s: NonNegative = 0.0  # log-normal
     latency_sigma: NonNegative = 0.0  # of the logarithm
     requests_per_minute: Annotated[int, Field(ge=0)] = 0  # more are answered 429 with Retry-After; 0: no limit
+    tokens_per_minute: Annotated[int, Field(ge=0)] = 0  # likewise, by the tokens of answered requests
     image_tokens: Annotated[int, Field(ge=0)] = 85  # as-if input tokens of one picture
     input_usd_per_mtok: NonNegative = 0.0  # as-if price
     output_usd_per_mtok: NonNegative = 0.0

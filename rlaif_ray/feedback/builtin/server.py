@@ -1,4 +1,4 @@
-"""The built-in judge's HTTP server: OpenAI's chat completions, on loopback.
+"""The built-in judge's HTTP server: OpenAI's chat completions and decisions, on loopback.
 
 It sees the request and nothing else. Reading pictures happens on a thread of its own, so that the loop keeps answering.
 """
@@ -6,8 +6,6 @@ It sees the request and nothing else. Reading pictures happens on a thread of it
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import importlib
 import json
@@ -15,18 +13,20 @@ import math
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.feedback.builtin.decide import compose, decide, latency_s, polarity_of
-from rlaif_ray.feedback.builtin.profile import Profile, load_profile
-from rlaif_ray.types import FrameReader, Reading
+from rlaif_ray.feedback.builtin.compose import fill
+from rlaif_ray.feedback.builtin.decide import fails, latency_s
+from rlaif_ray.feedback.builtin.mind import Mind, Refusal
+from rlaif_ray.feedback.builtin.profile import Failures, Profile, load_profile
+from rlaif_ray.feedback.builtin.request import BadRequest, Request, chat_request, decisions_request
+from rlaif_ray.types import FrameReader
 
 __all__ = ["JudgeServer", "load_reader", "serve"]
 
@@ -34,63 +34,27 @@ HOST = "127.0.0.1"
 MOST_BODY_BYTES = 64 * 2**20
 _PARENT_POLL_S = 0.5
 _LAST_ANSWERS_S = 0.2  # whoever stops the server is not interested in the answers it is thinking about
-_DATA_URL = "base64,"
 
-
-class BadRequest(Exception):
-    """The request can't be answered; its text goes back to the caller with status 400."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What of a chat completion's request this judge looks at."""
-
-    text: str
-    pictures: tuple[str, ...]  # base64
-    schema: Mapping[str, Any] | None
-    wants_json: bool
-    seed: int
-    max_tokens: int
-
-    @staticmethod
-    def read(body: Mapping[str, Any]) -> Request:
-        """Raises BadRequest, in OpenAI's words where it has some."""
-        if body.get("stream"):
-            raise BadRequest("stream is not supported")
-        texts, pictures = [], []
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise BadRequest("messages: expected a list of at least one message")
-        for part in (p for message in messages for p in _parts(message)):
-            if part.get("type") == "text":
-                texts.append(str(part.get("text", "")))
-            elif part.get("type") == "image_url":
-                pictures.append(_picture(part))
-            else:
-                raise BadRequest(f"content part of type {part.get('type')!r} is not supported")
-        form = body.get("response_format") or {}
-        schema = (form.get("json_schema") or {}).get("schema") if form.get("type") == "json_schema" else None
-        text = "\n".join(texts)
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 4096
-        if not isinstance(limit, int) or limit < 1:
-            raise BadRequest("max_tokens: expected a whole number of at least 1")
-        wants_json = bool(form) or "json" in text.lower()
-        return Request(text, tuple(pictures), schema, wants_json, int(body.get("seed") or 0), limit)
+Read = Callable[[Mapping[str, Any], Profile], Request]
+Answer = Callable[[Request, int], dict[str, Any]]
 
 
 class JudgeServer:
     """Answers requests with one profile, one reader and one noise seed."""
 
     def __init__(self, profile: Profile, reader: FrameReader, seed: int = 0) -> None:
-        self.profile, self.reader, self.seed = profile, reader, seed
+        self.profile, self.seed = profile, seed
         self.answered = 0
         self.billed_tokens = 0
-        self._recent: deque[float] = deque()  # times of the last minute's requests
+        self._mind = Mind(profile, reader)
+        self._recent: deque[list[float]] = deque()  # [time, tokens] of the last minute's requests
+        self._attempts: Counter[bytes] = Counter()  # at each question, where the profile fails some
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/decisions", self._decisions)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         return app
@@ -104,9 +68,15 @@ class JudgeServer:
         model = {"id": self.profile.name, "object": "model", "created": 0, "owned_by": "built-in"}
         return web.json_response({"object": "list", "data": [model]})
 
-    async def _chat(self, http: web.Request) -> web.Response:
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        return await self._answer(http, chat_request, self._completion)
+
+    async def _decisions(self, http: web.Request) -> web.StreamResponse:
+        return await self._answer(http, decisions_request, self._decision)
+
+    async def _answer(self, http: web.Request, read: Read, judge: Answer) -> web.StreamResponse:
         started = time.monotonic()
-        headers, wait_s = self._admit(started)
+        place, headers, wait_s = self._admit(started)
         if wait_s > 0.0:
             headers["Retry-After"] = str(math.ceil(wait_s))
             return _error(429, "Rate limit reached for requests", "rate_limit_exceeded", headers)
@@ -116,81 +86,132 @@ class JudgeServer:
                 raise BadRequest("expected a JSON object")
             if body.get("model") != self.profile.name:
                 return _error(404, f"The model {body.get('model')!r} does not exist", "model_not_found", headers)
-            request = Request.read(body)
-            answer, content = await asyncio.get_running_loop().run_in_executor(self._thread, self._judge, request)
+            request = read(body, self.profile)
+            seed = self.seed * 1_000_003 + request.seed
+            answer = await asyncio.get_running_loop().run_in_executor(self._thread, judge, request, seed)
         except json.JSONDecodeError:
             return _error(400, "The body is not JSON", "invalid_request_error", headers)
         except BadRequest as error:
             return _error(400, str(error), "invalid_request_error", headers)
-        seed = self._noise(request)
+        content = request.digest(0, "") if request.groups else request.text.encode()
         await asyncio.sleep(max(0.0, latency_s(self.profile, content, seed) - (time.monotonic() - started)))
+        failed = await self._failed(http, content, seed, headers)
+        if failed is not None:
+            return failed
         self.answered += 1
         self.billed_tokens += answer["usage"]["total_tokens"]
+        place[1] = float(answer["usage"]["total_tokens"])
         return web.json_response(answer, headers=headers)
 
-    def _noise(self, request: Request) -> int:
-        return self.seed * 1_000_003 + request.seed
-
-    def _admit(self, now: float) -> tuple[dict[str, str], float]:
-        """Rate-limit headers, and how long a request that is one too many has to wait."""
-        limit = self.profile.requests_per_minute
-        if not limit:
-            return {}, 0.0
-        while self._recent and self._recent[0] <= now - 60.0:
+    def _admit(self, now: float) -> tuple[list[float], dict[str, str], float]:
+        """Its place in the last minute, rate-limit headers, and how long a request that is too many has to wait."""
+        while self._recent and self._recent[0][0] <= now - 60.0:
             self._recent.popleft()
-        wait_s = self._recent[0] + 60.0 - now if len(self._recent) >= limit else 0.0
-        if wait_s == 0.0:
-            self._recent.append(now)
-        left = str(limit - len(self._recent))
-        return {"x-ratelimit-limit-requests": str(limit), "x-ratelimit-remaining-requests": left}, wait_s
+        place, headers, wait_s = [now, 0.0], {}, 0.0
+        used = {"requests": float(len(self._recent)), "tokens": sum(tokens for _, tokens in self._recent)}
+        limits = {"requests": self.profile.requests_per_minute, "tokens": self.profile.tokens_per_minute}
+        for what, limit in limits.items():
+            if limit:
+                left = limit - used[what]
+                wait_s = wait_s if left > 0 else max(wait_s, self._recent[0][0] + 60.0 - now)
+                headers[f"x-ratelimit-limit-{what}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{what}"] = str(max(0, int(left) - (what == "requests")))
+        if wait_s == 0.0 and any(limits.values()):
+            self._recent.append(place)
+        return place, headers, wait_s
 
-    def _judge(self, request: Request) -> tuple[dict[str, Any], bytes]:
-        """The completion, and the digest of what it depends on. Runs on the reading thread."""
-        polarity = polarity_of(request.text)
-        pictures = _decoded(request.pictures)
-        digest = hashlib.sha256(str(polarity).encode())
-        for picture in pictures:
-            digest.update(hashlib.sha256(picture).digest())
-        if polarity is None:
-            return self._completion(request, None, "I can't tell what I am asked to judge by."), digest.digest()
-        reading = self._read(pictures)
-        decision = decide(
-            self.profile, harmful=reading.harmful, polarity=polarity, content=digest.digest(), seed=self._noise(request)
-        )
-        if decision.refuses:
-            return self._completion(
-                request, None, "I'm sorry, I can't help with judging these pictures."
-            ), digest.digest()
-        try:
-            answer = compose(decision, reading, request.schema)
-        except ValueError as error:
-            raise BadRequest(f"response_format: {error}") from None
-        text = json.dumps(answer) if request.wants_json else " ".join(map(str, answer.values()))
-        return self._completion(request, text, None), digest.digest()
+    async def _failed(
+        self, http: web.Request, content: bytes, seed: int, headers: Mapping[str, str]
+    ) -> web.StreamResponse | None:
+        """A failure of this attempt that gives no answer, where the profile has one for it."""
+        failures = self.profile.failures
+        if failures == Failures():
+            return None
+        self._attempts[content] += 1
 
-    def _read(self, pictures: tuple[bytes, ...]) -> Reading:
-        if not pictures:
-            raise BadRequest("the built-in judge reads pictures, and the request has none")
-        try:
-            return self.reader.read(pictures)
-        except (ValueError, OSError) as error:  # Pillow says OSError to what is no picture
-            raise BadRequest(f"the pictures can't be read: {error}") from None
+        def drawn(rate: float, what: str) -> bool:
+            return fails(rate, what, content, seed, self._attempts[content])
 
-    def _completion(self, request: Request, text: str | None, refusal: str | None) -> dict[str, Any]:
-        finish = "stop"
-        if text is not None and _tokens(text) > request.max_tokens:
-            text, finish = text[: 4 * request.max_tokens], "length"
-        into = _tokens(request.text) + self.profile.image_tokens * len(request.pictures)
+        if drawn(failures.hang, "hang"):
+            await asyncio.sleep(failures.hang_s)
+            return _error(503, "The server is overloaded", "overloaded", headers)
+        if drawn(failures.status_500, "500"):
+            return _error(500, "The server had an error", "server_error", headers)
+        if drawn(failures.status_503, "503"):
+            return _error(503, "The server is overloaded", "overloaded", headers)
+        cut = drawn(failures.cut_body, "cut")
+        if cut or drawn(failures.hang_up, "hang up"):
+            return await _hung_up(http, b'{"id": "chatcmpl-' if cut else b"")
+        return None
+
+    def _completion(self, request: Request, seed: int) -> dict[str, Any]:
+        """A chat completion. Runs on the reading thread. Raises BadRequest."""
+        opinion = self._mind.opinion(request, seed)
+        text, refusal, finish = None, None, "stop"
+        if isinstance(opinion, Refusal):
+            refusal = opinion.text
+        else:
+            try:
+                answer = fill(opinion, request.schema)
+            except ValueError as error:
+                raise BadRequest(f"response_format: {error}") from None
+            text = json.dumps(answer) if request.wants_json else " ".join(map(str, answer.values()))
+            text, finish = self._spoilt(text, request, seed)
         out = _tokens(text or refusal or "")
         message = {"role": "assistant", "content": text, "refusal": refusal}
+        usage = {"prompt_tokens": self._input_tokens(request), "completion_tokens": out}
         return {
             "id": f"chatcmpl-{hashlib.sha256(request.text.encode()).hexdigest()[:16]}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.profile.name,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-            "usage": {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out},
+            "usage": usage | {"total_tokens": usage["prompt_tokens"] + out},
         }
+
+    def _spoilt(self, text: str, request: Request, seed: int) -> tuple[str, str]:
+        """The answer's text as the profile garbles it, and why it ends."""
+        failures, content = self.profile.failures, request.digest(0, "")
+        if fails(failures.truncated, "truncated", content, seed):
+            return text[: len(text) // 2], "length"
+        if fails(failures.empty, "empty", content, seed):
+            return "", "stop"
+        if fails(failures.invalid_json, "json", content, seed):
+            return text.replace('"', "'", 3), "stop"
+        if fails(failures.wrong_shape, "shape", content, seed):
+            return json.dumps({"verdict": text}), "stop"
+        if _tokens(text) > request.max_tokens:
+            return text[: 4 * request.max_tokens], "length"
+        return text, "stop"
+
+    def _decision(self, request: Request, seed: int) -> dict[str, Any]:
+        """Answers to typed questions. Runs on the reading thread. Raises BadRequest."""
+        into = self._input_tokens(request) + sum(_tokens(question.instructions) for question in request.questions)
+        return {
+            "answers": [self._mind.decided(request, question, seed) for question in request.questions],
+            "model": self.profile.name,
+            "usage": {
+                "input_tokens": into,
+                "input_tokens_details": {"cache_write_tokens": 0, "cached_tokens": 0},
+                "output_tokens": len(request.questions),
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": into + len(request.questions),
+            },
+        }
+
+    def _input_tokens(self, request: Request) -> int:
+        return _tokens(request.text) + self.profile.image_tokens * request.pictures
+
+
+async def _hung_up(http: web.Request, sent: bytes) -> web.StreamResponse:
+    """Close the connection without an answer, or after some of it."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+    if sent:
+        await response.prepare(http)
+        await response.write(sent)
+    if http.transport is not None:
+        http.transport.close()
+    return response
 
 
 def load_reader(where: str) -> FrameReader:
@@ -241,30 +262,6 @@ async def _until(stop: asyncio.Event, parent: int) -> None:
             await asyncio.wait_for(stop.wait(), _PARENT_POLL_S)
         except TimeoutError:
             continue
-
-
-def _parts(message: object) -> list[dict[str, Any]]:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        return content
-    raise BadRequest("messages: each needs a content of text or parts")
-
-
-def _picture(part: Mapping[str, Any]) -> str:
-    source = part.get("image_url")
-    url = source.get("url") if isinstance(source, dict) else None
-    if not isinstance(url, str) or not url.startswith("data:image/") or _DATA_URL not in url:
-        raise BadRequest("image_url: only base64 data URLs are supported")
-    return url[url.index(_DATA_URL) + len(_DATA_URL) :]
-
-
-def _decoded(pictures: tuple[str, ...]) -> tuple[bytes, ...]:
-    try:
-        return tuple(base64.b64decode(picture, validate=True) for picture in pictures)
-    except (binascii.Error, ValueError):
-        raise BadRequest("image_url: not valid base64") from None
 
 
 def _tokens(text: str) -> int:
