@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | evaluate | report | judge serve | judge check | labels stats | doctor``.
+"""Commands: ``rlaif-ray train | evaluate | report | judge serve|check|cost|compare | labels stats | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlaif_ray.cli.options import Check, Command, Doctor, Evaluate, Report, Serve, Stats, Train, parse
+from rlaif_ray.cli.options import Check, Command, Compare, Cost, Doctor, Evaluate, Report, Serve, Stats, Train, parse
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
@@ -23,6 +23,8 @@ RUN_BY: dict[type[Any], str] = {
     Report: "rlaif_ray.cli.figures:report",
     Serve: "rlaif_ray.cli.judge:serve",
     Check: "rlaif_ray.cli.judge:check",
+    Cost: "rlaif_ray.cli.costs:cost",
+    Compare: "rlaif_ray.cli.costs:compare",
     Stats: "rlaif_ray.cli.figures:stats",
     Doctor: "rlaif_ray.cli.doctor:doctor",
 }
