@@ -21,7 +21,7 @@ from rlaif_ray.feedback.constitution import constitution_names, load_constitutio
 from rlaif_ray.feedback.costs import estimate_cost, estimate_framings, probe_framings
 from rlaif_ray.feedback.framing import Framing, numbered_sheet, sheet_size
 from rlaif_ray.feedback.judge import ChatJudge
-from rlaif_ray.feedback.question import Questionnaire, unit_of
+from rlaif_ray.feedback.question import Questionnaire, unit_of, words_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Episode
 
@@ -170,6 +170,12 @@ def test_prompt_and_constitution_must_fit(tmp_path: Path) -> None:
         config = tiny_config("http://127.0.0.1:1/v1", judge__prompt=prompt, judge__constitution=constitution).judge
         with pytest.raises(ConfigError, match=message):
             Questionnaire.of(config, TinyRenderer(), ChatJudge(config).identity)
+        with pytest.raises(ConfigError, match=message):
+            words_of(config)
+    pairs = tiny_config("http://127.0.0.1:1/v1", judge__prompt="homegrid-preference").judge
+    assert words_of(pairs)[0].kind == "preference"
+    with pytest.raises(ConfigError, match="got 'homegrid-preference' of kind 'preference'"):
+        words_of(pairs, one_episode=True)
     with pytest.raises(UnknownNameError, match="did you mean 'household-robot'"):
         load_constitution("household-robots")
     with pytest.raises(ConfigError, match="No such file"):
