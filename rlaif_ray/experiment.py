@@ -75,9 +75,9 @@ def _check_judge(config: Config) -> None:
     """The prompt, the profile or the endpoint, its key, its model and its price."""
     from rlaif_ray.feedback.builtin.profile import load_profile
     from rlaif_ray.feedback.check import ping
-    from rlaif_ray.feedback.prompt import load_prompt
+    from rlaif_ray.feedback.question import words_of
 
-    load_prompt(config.judge.prompt)
+    words_of(config.judge, one_episode=True)
     if config.judge.kind == "builtin":
         load_profile(config.judge.profile)  # it is started with the run
     else:

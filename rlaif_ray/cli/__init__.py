@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | evaluate | report | judge serve | judge check | labels ... | doctor``.
+"""Commands: ``rlaif-ray train | evaluate | report | judge serve|check|cost|compare | labels ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
-from rlaif_ray.cli.options import Check, Command, Doctor, Evaluate, Report, Serve, Stats, Train, parse
+from rlaif_ray.cli.options import Check, Command, Compare, Cost, Doctor, Evaluate, Report, Serve, Stats, Train, parse
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
@@ -24,6 +24,8 @@ RUN_BY: dict[type[Any], str] = {
     Report: "rlaif_ray.cli.figures:report",
     Serve: "rlaif_ray.cli.judge:serve",
     Check: "rlaif_ray.cli.judge:check",
+    Cost: "rlaif_ray.cli.costs:cost",
+    Compare: "rlaif_ray.cli.costs:compare",
     Stats: "rlaif_ray.cli.labels:stats",
     Export: "rlaif_ray.cli.labels:export",
     Import: "rlaif_ray.cli.labels:import_",

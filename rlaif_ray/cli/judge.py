@@ -15,7 +15,7 @@ from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
 
-__all__ = ["check", "estimate", "serve"]
+__all__ = ["check", "estimate", "serve", "served"]
 
 
 def serve(command: Serve) -> int:
@@ -36,7 +36,7 @@ def check(command: Check) -> int:
         if renderer is None:
             raise ConfigError(f"env.id: got {config.env.id!r}, which can't draw its episodes: nothing to ask about")
         sample = sample_episodes(config)
-        with _served(config) as ready:
+        with served(config) as ready:
             found = check_judge(ready, sample.typical, sample.longest, renderer(dict(config.env.options)))
     if command.json:
         print_json({**asdict(found), "usable": found.usable})
@@ -46,7 +46,7 @@ def check(command: Check) -> int:
 
 
 @contextlib.contextmanager
-def _served(config: Config) -> Iterator[Config]:
+def served(config: Config) -> Iterator[Config]:
     """The built-in judge while it lasts, where that is the one to ask."""
     if config.judge.kind != "builtin":
         yield config
@@ -99,9 +99,9 @@ def _told(found: JudgeCheck, config: Config) -> list[str]:
         lines += _told_probe(probe)
     lines += [
         "",
-        f"takes the schema      {_yes(found.takes_schema)}",
+        f"takes the schema      {_yes(found.takes_schema)}{'' if found.takes_schema else ' (asked for otherwise)'}",
         f"takes the pictures    {_yes(found.takes_images)}, {max(p.images for p in found.probes)} in one question",
-        f"takes the parameters  {_yes(found.takes_parameters)} (temperature, seed)",
+        f"takes the parameters  {_yes(found.takes_parameters)} (what it doesn't take is left out)",
         *(f"  it said: {note}" for note in found.notes),
         f"labels a minute       {found.labels_per_minute:,.0f}, held down by {found.limited_by}",
     ]

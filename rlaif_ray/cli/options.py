@@ -22,7 +22,7 @@ from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.overrides import config_help, split_overrides
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["Check", "Command", "Doctor", "Evaluate", "Report", "Serve", "Stats", "Train", "parse"]
+__all__ = ["Check", "Command", "Compare", "Cost", "Doctor", "Evaluate", "Report", "Serve", "Stats", "Train", "parse"]
 
 
 Preset = Annotated[
@@ -108,6 +108,46 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What each way of sending frames would cost, before anything is spent: an estimate, or measured on a sample.
+
+    Any config key can be given as --section.key VALUE, as for train.
+    """
+
+    config: Preset = ""
+    """Preset or path of a YAML file."""
+    episodes: int = 0
+    """Episodes judged; 0: budget.labels, or 1,000 where there is no such cap."""
+    probe: bool = False
+    """Ask about a typical episode in each way (four questions, paid for) and go by what the judge says it used."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Ask two prompts about the same stored episodes: agreement, Cohen's kappa, flips and cost.
+
+    Any config key can be given as --section.key VALUE, as for train.
+    """
+
+    labels: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS")]
+    """A run's folder or name, or the SQLite file of a label store."""
+    prompt: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT")] = ()
+    """A shipped prompt, or path of a prompt file; give it twice."""
+    config: Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.yaml")] = ""
+    """Whose judge and world: preset or path of a YAML file; empty: the run's own config, or homegrid."""
+    episodes: int = 100
+    """At most so many of the stored episodes, evenly spread; each is asked about twice."""
+    usd: float = 1.0
+    """Spend at most so much."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Stats:
     """How many labels a run bought, and what was spent."""
 
@@ -125,17 +165,20 @@ class Doctor:
     """Print one JSON object on standard output, and nothing else there."""
 
 
-Command = Train | Evaluate | Report | Serve | Check | Stats | Doctor | Export | Import | Show | Prune
+Command = Train | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor | Export | Import | Show | Prune
 
 COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
-    "judge": {"serve": Serve, "check": Check},
+    "judge": {"serve": Serve, "check": Check, "cost": Cost, "compare": Compare},
     "labels": {"stats": Stats, "export": Export, "import": Import, "show": Show, "prune": Prune},
     "doctor": Doctor,
 }
-GROUPS = {"judge": "The judge: serve the built-in one, or ask the configured one.", "labels": "Stored labels."}
+GROUPS = {
+    "judge": "The judge: serve the built-in one, ask the configured one, say what it costs, compare prompts.",
+    "labels": "Stored labels.",
+}
 ABOUT = "Reinforcement learning from an LLM's feedback, on Ray. Exit codes: 0 done, 1 failed, 2 wrong usage or config."
 
 

@@ -13,27 +13,22 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from rlaif_ray.config import Config, JudgeConfig
 from rlaif_ray.errors import (
     AttemptFailed,
-    ConfigError,
     JudgeError,
     JudgeRejectsModel,
     JudgeRejectsRequest,
     JudgeUnreachable,
 )
-from rlaif_ray.feedback.builtin.profile import load_profile
+from rlaif_ray.feedback.costs import CostEstimate, estimate_cost
 from rlaif_ray.feedback.judge import ChatJudge, judge_from, key_for, model_name, request_body
-from rlaif_ray.feedback.prices import Price, image_tokens, price_of
-from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.prices import Price
 from rlaif_ray.feedback.question import Question, Questionnaire
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Verdict
 
-__all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost", "ping"]
+__all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost", "patiently", "ping"]
 
 _PING_S = 15.0
 _PING_RETRIES = 2
 _MOST_NAMES = 3  # of models, in an error's one line
-# Three short answers in JSON. What a judge really writes is known from `usage` once it was asked.
-_ANSWER_TOKENS = 150
-_HOMEGRID_PX = (448, 384)
 _Body = dict[str, Any]
 _Result = TypeVar("_Result")
 
@@ -78,19 +73,6 @@ class JudgeCheck:
         return self.takes_images and any(not probe.answer.startswith("abstained") for probe in self.probes)
 
 
-@dataclass(frozen=True)
-class CostEstimate:
-    """What asking would cost. An estimate: a judge bills by its own count of tokens."""
-
-    questions: int
-    images_per_question: float
-    input_tokens_per_question: float
-    output_tokens_per_question: float
-    usd_per_question: float
-    usd: float
-    price: Price
-
-
 def ping(config: Config) -> None:
     """Is the judge there, does it take the key, does it have the model? Asks no question and costs nothing.
 
@@ -110,31 +92,11 @@ def check_judge(
     return asyncio.run(_check(config, {"median": median_episode, "longest": longest_episode}, renderer))
 
 
-def estimate_cost(
-    config: Config, lengths: Sequence[int], *, picture_px: tuple[int, int] = _HOMEGRID_PX
-) -> CostEstimate:
-    """What judging would cost, from episode lengths in steps: the label budget's number of questions about episodes
-    like these, or one about each where there is no such cap. Raises ConfigError: no lengths, or the price is unknown.
-    """
-    if not lengths:
-        raise ConfigError("estimate_cost: got no episode lengths, expected at least one")
-    judge, price, prompt = config.judge, price_of(config.judge), load_prompt(config.judge.prompt)
-    images = [min(length + 1, judge.max_images) for length in lengths]
-    builtin = judge.kind == "builtin"
-    each = load_profile(judge.profile).image_tokens if builtin else image_tokens(judge.model, judge.detail, picture_px)
-    mean_images = sum(images) / len(images)
-    into = (len(prompt.system) + len(prompt.user)) / 4 + each * mean_images
-    out = float(min(_ANSWER_TOKENS, judge.max_tokens))
-    questions = len(lengths) if config.budget.labels is None else config.budget.labels
-    usd = price.cost(1, 0) * into + price.cost(0, 1) * out
-    return CostEstimate(questions, mean_images, into, out, usd, usd * questions, price)
-
-
 async def _ping(config: Config) -> None:
     hurried = config.judge.model_copy(update={"timeout_s": min(_PING_S, config.judge.timeout_s)})
     judge = judge_from(hurried, key_for(hurried))
     try:
-        models = await _patiently(judge.endpoint.models, _PING_RETRIES)
+        models = await patiently(judge.endpoint.models, _PING_RETRIES)
         model = model_name(config.judge)
         if model in (models or ()):
             return
@@ -150,7 +112,7 @@ async def _answers_to(judge: ChatJudge, model: str, models: Sequence[str]) -> No
     """Servers on this machine often answer under any name: only asking tells. One token, at no price."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     try:
-        await _patiently(lambda: judge.endpoint.chat(body), _PING_RETRIES)
+        await patiently(lambda: judge.endpoint.chat(body), _PING_RETRIES)
     except JudgeRejectsModel as error:
         if models:
             raise _no_such_model(judge.config, model, models) from None
@@ -199,14 +161,14 @@ async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: Epis
 async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Verdict | Abstention, str]:
     """The outcome, and what the server said where it doesn't take so many pictures."""
     try:
-        return await _patiently(lambda: judge.ask(question), retries), ""
+        return await patiently(lambda: judge.ask(question), retries), ""
     except JudgeRejectsRequest as error:
         if judge.config.kind == "decisions":
             raise
         whole = error
     fewer = _with_two_images(request_body(judge.config, question, judge.dialect))
     try:
-        return await _patiently(lambda: judge.ask_with(question, fewer), retries), str(whole)
+        return await patiently(lambda: judge.ask_with(question, fewer), retries), str(whole)
     except JudgeRejectsRequest:
         raise whole from None
 
@@ -217,7 +179,8 @@ def _with_two_images(body: _Body) -> _Body:
     return body | {"messages": [*before, user | {"content": [text, *pictures[:1], *pictures[-1:]]}]}
 
 
-async def _patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _Result:
+async def patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _Result:
+    """Call until an attempt succeeds. Raises JudgeUnreachable after so many further ones."""
     try:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(retries + 1),

@@ -20,7 +20,17 @@ from rlaif_ray.feedback.framing import Framing, subsample
 from rlaif_ray.feedback.prompt import Prompt, load_prompt
 from rlaif_ray.types import Episode, EpisodeRenderer, QuestionKind, Unit, episode_key
 
-__all__ = ["Asked", "JudgeIdentity", "Order", "Question", "Questionnaire", "question_about", "subsample", "unit_of"]
+__all__ = [
+    "Asked",
+    "JudgeIdentity",
+    "Order",
+    "Question",
+    "Questionnaire",
+    "question_about",
+    "subsample",
+    "unit_of",
+    "words_of",
+]
 
 Order = Literal["first", "swapped"]
 _SHEET = (
@@ -134,11 +144,32 @@ def question_about(
     Raises ConfigError: the prompt compares two episodes.
     """
     if prompt.kind == "preference":
-        raise ConfigError(
-            f"judge.prompt: got {prompt.name!r} of kind 'preference', allowed for one episode are prompts of kind "
-            "'approval' or 'rating'"
-        )
+        raise ConfigError(_compares(prompt))
     return Question(kind=prompt.kind, units=(unit_of(episode, renderer, max_images),), prompt=prompt, judge=judge)
+
+
+def words_of(config: JudgeConfig, *, one_episode: bool = False) -> tuple[Prompt, Constitution | None]:
+    """A config's prompt and constitution. ``one_episode``: for questions about one, as a run asks them.
+
+    Raises ConfigError: one of them isn't there, they don't fit together, or the prompt compares two episodes.
+    """
+    prompt = load_prompt(config.prompt)
+    constitution = load_constitution(config.constitution) if config.constitution else None
+    if prompt.needs_principle != (constitution is not None):
+        raise ConfigError(
+            f"judge.constitution: got {config.constitution!r} with prompt {prompt.name!r}, whose user part "
+            + ("has the field {principle}: name a constitution" if prompt.needs_principle else "lacks {principle}")
+        )
+    if one_episode and prompt.kind == "preference":
+        raise ConfigError(_compares(prompt))
+    return prompt, constitution
+
+
+def _compares(prompt: Prompt) -> str:
+    return (
+        f"judge.prompt: got {prompt.name!r} of kind 'preference', allowed for one episode are prompts of kind "
+        "'approval' or 'rating'"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,13 +186,8 @@ class Questionnaire:
     @staticmethod
     def of(config: JudgeConfig, renderer: EpisodeRenderer, judge: JudgeIdentity, *, seed: int = 0) -> Questionnaire:
         """Raises ConfigError: a prompt or constitution that isn't there, or the two don't fit together."""
-        prompt, framing = load_prompt(config.prompt), Framing.of(config)
-        constitution = load_constitution(config.constitution) if config.constitution else None
-        if prompt.needs_principle != (constitution is not None):
-            raise ConfigError(
-                f"judge.constitution: got {config.constitution!r} with prompt {prompt.name!r}, whose user part "
-                + ("has the field {principle}: name a constitution" if prompt.needs_principle else "lacks {principle}")
-            )
+        prompt, constitution = words_of(config)
+        framing = Framing.of(config)
         return Questionnaire(renderer, prompt, judge, framing, constitution, seed)
 
     def about(self, episode: Episode) -> Question:
