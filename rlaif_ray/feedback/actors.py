@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import ray
 from pydantic import SecretStr
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlaif_ray.config import Config
@@ -31,10 +31,12 @@ from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import ClaimState, LabelStore
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Label, Verdict
 
-__all__ = ["Answered", "Questioner", "RemoteStore", "Why", "questioner_actor", "store_actor"]
+__all__ = ["Answered", "Questioner", "RemoteStore", "StoreHandle", "Why", "questioner_actor", "store_actor"]
 
 NAMESPACE = "rlaif_ray"
-_Result = TypeVar("_Result")
+# How long the store may be away, restarting for instance, and how often it is looked for meanwhile.
+_STORE_CALL_S = 60.0
+_STORE_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -56,52 +58,98 @@ class Why:
     reward_model_version: int = 0
 
 
-class RemoteStore:
-    """The store actor as an asker sees it, its errors unwrapped."""
+class StoreHandle:
+    """The store's actor of a file, from anywhere in the cluster; one that died for good is replaced.
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    An actor whose process was killed is restarted by Ray. It is gone for good when whoever made it has ended (another
+    trial, an earlier driver): then the next to need it makes it anew. Calls may be repeated: the store knows them.
+    """
+
+    def __init__(self, path: Path, *, detached: bool = False) -> None:
+        self._path, self._detached = Path(path), detached
+        self._node: str = ray.get_runtime_context().get_node_id()  # where the file is
+        self._found: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_found": None}
+
+    @property
+    def actor(self) -> Any:
+        if self._found is None:
+            self._found = store_actor(self._path, detached=self._detached, node=self._node)
+        return self._found
+
+    def call(self, method: str, *args: Any) -> Any:
+        """One call, waited for. Raises StoreError, its own or that nobody answers."""
+        deadline = time.monotonic() + _STORE_CALL_S
+        while True:
+            try:
+                return ray.get(getattr(self.actor, method).remote(*args), timeout=_STORE_CALL_S)
+            except (RayActorError, GetTimeoutError, ValueError) as error:
+                self._lost(error, deadline)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            time.sleep(_STORE_POLL_S)
+
+    async def acall(self, method: str, *args: Any) -> Any:
+        """The same on an event loop."""
+        deadline = time.monotonic() + _STORE_CALL_S
+        while True:
+            try:
+                return await getattr(self.actor, method).remote(*args)
+            except (RayActorError, ValueError) as error:
+                self._lost(error, deadline)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            await asyncio.sleep(_STORE_POLL_S)
+
+    def _lost(self, error: BaseException, deadline: float) -> None:
+        self._found = None
+        cause = getattr(error, "cause", None)
+        if time.monotonic() > deadline or isinstance(cause, RlaifError):
+            raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """The error itself, not Ray's wrapping with its stack as the message."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, RlaifError) else StoreError(f"the label store: {type(cause or error).__name__}")
+
+
+class RemoteStore:
+    """The store's actor as an asker sees it."""
+
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
 
     async def claim(
         self, record: Record, owner: str, replay: Literal["prefer", "only", "off"], keep_frames_mb: float
     ) -> Label | ClaimState:
-        call = self._actor.claim.remote(record, owner, replay, keep_frames_mb)
-        return cast("Label | ClaimState", await _plain(call))
+        return cast("Label | ClaimState", await self._handle.acall("claim", record, owner, replay, keep_frames_mb))
 
     async def unclaim(self, question_key: str, owner: str) -> None:
-        await _plain(self._actor.unclaim.remote(question_key, owner))
+        await self._handle.acall("unclaim", question_key, owner)
 
     async def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
-        return cast("int | Wait", await _plain(self._actor.admit.remote(record, worst, caps, owner, pace)))
+        return cast("int | Wait", await self._handle.acall("admit", record, worst, caps, owner, pace))
 
     async def hear(self, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None:
-        await _plain(self._actor.hear.remote(ticket, heard, pace, used_tokens))
+        await self._handle.acall("hear", ticket, heard, pace, used_tokens)
 
     async def settle(self, ticket: int, used: Amount, detail: str) -> None:
-        await _plain(self._actor.settle.remote(ticket, used, detail))
+        await self._handle.acall("settle", ticket, used, detail)
 
     async def write_off(self, ticket: int, detail: str) -> None:
-        await _plain(self._actor.write_off.remote(ticket, detail))
+        await self._handle.acall("write_off", ticket, detail)
 
     async def answer(self, record: Record, outcome: Verdict | Abstention, ticket: int | None, used: Amount) -> Label:
-        return cast("Label", await _plain(self._actor.answer.remote(record, outcome, ticket, used)))
-
-
-async def _plain(call: Awaitable[_Result]) -> _Result:
-    """Await a Ray call and raise the error itself, not Ray's wrapping with its stack as the message."""
-    try:
-        return await call
-    except RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, RlaifError):
-            raise cause from None
-        raise
+        return cast("Label", await self._handle.acall("answer", record, outcome, ticket, used))
 
 
 class Questioner:
     """Draws episodes, asks about them and has the answers stored; many at once on one event loop."""
 
-    def __init__(self, config: Config, renderer: EpisodeRenderer, store: Any, run_id: str) -> None:
+    def __init__(self, config: Config, renderer: EpisodeRenderer, store: StoreHandle, run_id: str) -> None:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._store = RemoteStore(store)
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
@@ -157,10 +205,10 @@ class Questioner:
         return Asked(question, episode, self._run_id, why.step, why.inclusion_probability)
 
 
-def store_actor(path: Path, *, detached: bool = False) -> Any:
-    """The store's actor, on this node (where the file is), found again by the file's path."""
+def store_actor(path: Path, *, detached: bool = False, node: str = "") -> Any:
+    """The store's actor, on the node where the file is (this one), found again by the file's path."""
     name = f"labels-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = NodeAffinitySchedulingStrategy(node or ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LabelStore)
         .options(
@@ -174,6 +222,6 @@ def store_actor(path: Path, *, detached: bool = False) -> Any:
     )
 
 
-def questioner_actor(config: Config, renderer: EpisodeRenderer, store: Any, run_id: str, backlog: int) -> Any:
+def questioner_actor(config: Config, renderer: EpisodeRenderer, store: StoreHandle, run_id: str, backlog: int) -> Any:
     """One questioner; up to ``backlog`` calls may be under way in it, those beyond its concurrency waiting."""
     return ray.remote(num_cpus=0)(Questioner).options(max_concurrency=backlog).remote(config, renderer, store, run_id)

@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayError
 
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
-from rlaif_ray.feedback.actors import Answered, Why, questioner_actor, store_actor
+from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
 from rlaif_ray.feedback.budget import Account, Caps, share_at
 from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.judge import judge_from, key_for
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 BACKLOG = 8
 # Answers under way at the end are waited for this long: whoever pressed Ctrl-C is waiting too.
 GRACE_S = 2.5
-_STORE_CALL_S = 60.0
 _DEATH_S = 5.0
 _RECENT = 200
 # A question whose process died this often is let go: it may be what kills it.
@@ -109,7 +108,7 @@ class FeedbackPool:
             known = store.labels(run_id)
         self._seen = known[-1].label_id if known else 0  # labels up to here were delivered to an earlier driver
         self._delivered: set[int] = set()
-        self._store = store_actor(Path(store_path), detached=detached_store)
+        self._store = StoreHandle(Path(store_path), detached=detached_store)
         self._workers = [self._hire() for _ in range(config.feedback.pool_actors)]
         self._pending: dict[Any, _Question] = {}
         self._arrived: list[Label] = []
@@ -331,6 +330,9 @@ class FeedbackPool:
             owner = ray.get(worker.identity, timeout=patience_s)
         except RayError as error:
             ray.kill(worker.actor)
+            if isinstance(error, RayActorError) and not error.actor_init_failed:
+                self._of_store("recover")  # killed before it said who it was: the store looks for the dead itself
+                return None
             return JudgeError(f"a feedback process could not start: {_last_line(error)}")
         ray.kill(worker.actor)
         deadline = time.monotonic() + _DEATH_S
@@ -361,13 +363,7 @@ class FeedbackPool:
 
     def _of_store(self, method: str, *args: Any) -> Any:
         """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""
-        try:
-            return ray.get(getattr(self._store, method).remote(*args), timeout=_STORE_CALL_S)
-        except RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, RlaifError):
-                raise cause from None
-            raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
+        return self._store.call(method, *args)
 
 
 def _least(*values: int | None) -> int | None:

@@ -116,8 +116,8 @@ def completion(
 class FakeServer:
     """A real HTTP server on loopback, on a thread of its own; ``respond(n, body)`` makes its n-th reply (from 0)."""
 
-    def __init__(self, respond: Callable[[int, dict[str, Any]], Any]) -> None:
-        self.respond = respond
+    def __init__(self, respond: Callable[[int, dict[str, Any]], Any], port: int = 0) -> None:
+        self.respond, self.port = respond, port
         self.models_reply = lambda: web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -145,8 +145,9 @@ class FakeServer:
         app.router.add_get("/v1/models", self._models)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        self.port = runner.addresses[0][1]
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

@@ -283,7 +283,7 @@ def test_a_killed_store_loses_nothing(pools: list[FeedbackPool], tmp_path: Path)
         deadline = time.monotonic() + 30.0
         while server.asked < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(ray.get(pool._store.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        os.kill(ray.get(pool._store.actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         assert sorted(label.episode_id for label in pool.wait(60.0)) == list(range(24))
         stats = pool.stats()
         assert (stats.labels, stats.failed, stats.reserved_usd, server.asked) == (24, 0, 0.0, 24)
@@ -332,7 +332,7 @@ def test_runs_that_share_a_file_share_its_actor(pools: list[FeedbackPool], tmp_p
     with FakeServer(lambda *_: completion()) as server:
         make_pool(pools, tmp_path, server.base_url)
         again = store_actor(tmp_path / "labels.sqlite")
-        assert again._actor_id == pools[0]._store._actor_id
+        assert again._actor_id == pools[0]._store.actor._actor_id
 
 
 class Unloadable(TinyRenderer):
