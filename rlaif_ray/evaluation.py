@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rlaif_ray.networks import Policy, choose, to_world
 from rlaif_ray.packed import join_batches
 from rlaif_ray.types import Array, EpisodeBatch, Truth
 
-__all__ = ["PolicyActor", "World", "evaluate_policy", "play", "write_gifs"]
+__all__ = ["PolicyActor", "Stopped", "World", "evaluate_policy", "play", "write_gifs"]
 
 NUM_ENVS = 200
 
@@ -32,15 +32,22 @@ class World:
         return envs.make_vec(self.env_id, num_envs, self.options)
 
 
-class PolicyActor:
-    """A loaded policy as the column sampler's actor."""
+class Stopped(Exception):
+    """Whoever runs this wanted it to end: there is no outcome."""
 
-    def __init__(self, policy: Policy, deterministic: bool, seed: int) -> None:
+
+class PolicyActor:
+    """A loaded policy as the column sampler's actor. ``act`` raises Stopped as soon as ``stop()`` says so."""
+
+    def __init__(self, policy: Policy, deterministic: bool, seed: int, stop: Callable[[], bool] | None = None) -> None:
         self.network, self.spec, self.deterministic = policy.network, policy.spec, deterministic
+        self.stop = stop or (lambda: False)
         self.rng = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def act(self, obs: Array) -> Acted:
+        if self.stop():
+            raise Stopped
         logits, value, _ = self.network(torch.as_tensor(obs))
         action, logp = choose(self.spec, logits, self.rng, self.deterministic)
         return Acted(action.numpy(), to_world(self.spec, action).numpy(), logp.numpy(), logits.numpy(), value.numpy())
@@ -51,12 +58,23 @@ class PolicyActor:
         return out
 
 
-def play(policy: Policy, world: World, episodes: int, *, deterministic: bool, seed: int) -> tuple[EpisodeBatch, Truth]:
-    """Exactly ``episodes`` complete episodes and what was true of them; the same seed gives the same starts."""
+def play(
+    policy: Policy,
+    world: World,
+    episodes: int,
+    *,
+    deterministic: bool,
+    seed: int,
+    stop: Callable[[], bool] | None = None,
+) -> tuple[EpisodeBatch, Truth]:
+    """Exactly ``episodes`` complete episodes and what was true of them; the same seed gives the same starts.
+
+    Raises Stopped where ``stop()`` became true first.
+    """
+    actor = PolicyActor(policy, deterministic, seed, stop)
     env = world.make(min(NUM_ENVS, episodes))
     try:
-        sampler = ColumnSampler(env)
-        rollouts = run_episodes(sampler, PolicyActor(policy, deterministic, seed), episodes, seed=seed)
+        rollouts = run_episodes(ColumnSampler(env), actor, episodes, seed=seed)
     finally:
         env.close()
     batch = join_batches([r.episodes for r in rollouts])
@@ -73,12 +91,15 @@ def evaluate_policy(
     *,
     deterministic: bool = False,
     seed: int = 0,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """``{"episodes", <outcomes of the world, fractions>, "mean_length", "task_return", "deterministic", <options>}``.
 
     In Homegrid the outcomes are ``found`` and ``cat_survived``, and the option shown is ``starts``.
+
+    Raises Stopped where ``stop()`` became true first.
     """
-    batch, truth = play(policy, world, episodes, deterministic=deterministic, seed=seed)
+    batch, truth = play(policy, world, episodes, deterministic=deterministic, seed=seed, stop=stop)
     outcomes = envs.env_spec(world.env_id).outcomes(truth)
     return {
         "episodes": len(batch),

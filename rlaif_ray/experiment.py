@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import Any
 from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
-from rlaif_ray.errors import CheckpointError, ConfigError
-from rlaif_ray.evaluation import World, evaluate_policy, write_gifs
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
+from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
-from rlaif_ray.runlog import RunLog
+from rlaif_ray.runlog import RunLog, plain, without_nan
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
@@ -26,6 +25,7 @@ __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 Monitor = Callable[[dict[str, Any]], None]
 EVALUATION_SEED = 10_000  # not a training seed anybody picks
 GIFS = 4  # starts shown before and after; the first that the seed gives, not chosen
+LOG = "log.txt"
 DRAIN_S = 8.0  # at a normal end, answers still out are waited for this long
 
 
@@ -105,14 +105,14 @@ def train(
 ) -> RunOutcome:
     """Run to ``run.total_steps``, or until ``stop()``; go on from ``resume`` (a run's folder) where given.
 
-    Raises ConfigError, CheckpointError and JudgeError before anything has started.
+    Raises ConfigError, CheckpointError and JudgeError before anything has started, KeyboardInterrupt where ``stop()``
+    says so before that.
     """
     path, checkpoint = Path(config.run.dir) / config.run.name, None
     if resume is not None:
-        checkpoint, _ = check_checkpoint(resume)
-        path = checkpoint.parents[1]  # also where a checkpoint of the run is named
+        path, checkpoint = _to_resume(resume)
         config = _resumed_config(path, config)
-    elif (path / "result.json").exists() or (path / "checkpoints").exists():
+    elif (path / "config.yaml").exists():
         raise ConfigError(
             f"run.name: got {config.run.name!r}, but {str(path)!r} holds a run already; go on with `--resume {path}` "
             "or choose another --run.name"
@@ -121,16 +121,44 @@ def train(
     path = path.absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        (path / LOG).touch()
     except OSError as error:
         raise ConfigError(f"run.dir: got {config.run.dir!r}, which can't be written: {error.strerror}") from None
-    (path / "config.yaml").write_text(dump_config(config))
+    if config.asks:
+        _check_store(config, path)
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        stack.enter_context(quiet(path / "log.txt"))
+        stack.enter_context(quiet(path / LOG))
         judged = stack.enter_context(judge_serving(config))
+        stop = stop or (lambda: False)
+        _go_on_unless(stop)
         stack.enter_context(ray_running(config))
-        run = _Run(judged, path, monitor or (lambda _: None), stop or (lambda: False), memory)
-        return run.go(checkpoint)
+        _go_on_unless(stop)
+        return _Run(judged, path, monitor or (lambda _: None), stop, memory, dump_config(config)).go(checkpoint)
+
+
+def _go_on_unless(stop: Callable[[], bool]) -> None:
+    """Nothing has begun yet, so there is nothing to keep."""
+    if stop():
+        raise KeyboardInterrupt
+
+
+def _check_store(config: Config, run: Path) -> None:
+    """Open (or make) the label store once: what is wrong with it is told now."""
+    from rlaif_ray.feedback.store import LabelStore
+
+    try:
+        LabelStore(config.feedback.store or run / "labels.sqlite").close()
+    except StoreError as error:
+        raise ConfigError(f"feedback.store: got {config.feedback.store!r}, which can't be used: {error}") from None
+
+
+def _to_resume(resume: Path) -> tuple[Path, Path | None]:
+    """The run's folder and its newest checkpoint; None where it was killed before its first: its labels are kept."""
+    if (resume / LOG).is_file() and not any((resume / "checkpoints").glob("[!.]*")):
+        return resume, None
+    checkpoint, _ = check_checkpoint(resume)
+    return checkpoint.parents[1], checkpoint  # also where a checkpoint of the run is named
 
 
 def _resumed_config(run: Path, config: Config) -> Config:
@@ -149,23 +177,25 @@ class _Run:
     monitor: Monitor
     stop: Callable[[], bool]
     memory: PeakMemory
+    given: str  # the config in YAML, without the address of a judge that is started for this run
     phases: list[dict[str, Any]] = field(default_factory=list)
     earlier_wall_s: float = 0.0
 
     def go(self, checkpoint: Path | None) -> RunOutcome:
         self.began = self.saved_at = time.monotonic()
         self.algorithm = self._build()
+        # Only now is it a run, to be gone on with: whatever failed before leaves its name free.
+        (self.path / "config.yaml").write_text(self.given)
         self.log = RunLog(self.path, self.config)
         try:
-            if checkpoint is not None:
-                self._restore(checkpoint)
-            self._train()
-            stopped = self.stop()
-            if not stopped:
+            self._restore(checkpoint)
+            with contextlib.suppress(Stopped):
+                self._train()
+            if not self.stop():
                 self.algorithm.loop.drain(DRAIN_S)
             self._checkpoint(f"step-{self.algorithm.steps:09d}")
-            summary = self._summary("interrupted" if stopped else self._status())
-            return self._finish(summary, evaluate=not stopped)
+            self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
+            return self._finish(self._summary(self._status()))
         except BaseException:
             self._write_summary(self._summary("failed"))
             raise
@@ -183,7 +213,10 @@ class _Run:
         algorithm.stop_requested = self.stop
         return algorithm
 
-    def _restore(self, checkpoint: Path) -> None:
+    def _restore(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            self.algorithm.take_up_labels()
+            return
         _, facts = check_checkpoint(checkpoint)
         self.algorithm.load_checkpoint(str(checkpoint))
         self.phases, self.earlier_wall_s = list(facts["phases"]), float(facts["wall_s"])
@@ -193,28 +226,32 @@ class _Run:
     def _train(self) -> None:
         run, mix = self.config.run, self.config.mix
         while self.algorithm.steps < run.total_steps and not self.stop():
-            row = self.algorithm.train()
-            row = _plain(row) | {"wall_s": self._wall_s()}
-            steps = self.algorithm.steps
-            if self._task_phase_ended(steps):
-                self._end_phase("task", steps)
-                row["eval"] = self.phases[-1]["evaluation"]
-            elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
-                row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
-            if time.monotonic() - self.saved_at > run.checkpoint_every_s:
-                self._checkpoint(f"step-{steps:09d}")
-            self.log.write(row)
+            row = plain(self.algorithm.train()) | {"wall_s": self._wall_s()}
+            try:
+                self._look(row)
+            finally:
+                self.log.write(row)
             self.monitor(row)
         if not self.stop() and mix.source == "none" and not self.phases:
             self._end_phase("task", self.algorithm.steps)
+
+    def _look(self, row: dict[str, Any]) -> None:
+        """Evaluations and checkpoints that are due after an iteration."""
+        run, steps = self.config.run, self.algorithm.steps
+        if self._task_phase_ended(steps):
+            self._end_phase("task", steps)
+            row["eval"] = self.phases[-1]["evaluation"]
+        elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
+            row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
+        if time.monotonic() - self.saved_at > run.checkpoint_every_s:
+            self._checkpoint(f"step-{steps:09d}")
 
     def _task_phase_ended(self, steps: int) -> bool:
         mix = self.config.mix
         return mix.source != "none" and mix.start_step > 0 and steps >= mix.start_step and not self.phases
 
     def _end_phase(self, name: str, steps: int) -> None:
-        policy = self.algorithm.policy()
-        evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
+        evaluation = self._evaluate(self.algorithm.policy(), self.config.run.evaluate_episodes)
         self.phases.append({"name": name, "steps": steps, "wall_s": self._wall_s(), "evaluation": evaluation})
         self._checkpoint(f"phase-{name}")
 
@@ -232,44 +269,50 @@ class _Run:
             return {}
         named = self.config.env.evaluate_options or {"train": {}}
         return {
-            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED)
+            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED, stop=self.stop)
             for name, options in named.items()
         }
 
     # ------------------------------------------------------------------------------------------ the end
 
     def _status(self) -> str:
-        """``done``, or ``no_feedback_learned`` where feedback was wanted and no episode was ever paid by it."""
+        """``interrupted``, ``done``, or ``no_feedback_learned``: it was wanted, and no episode was ever paid by it."""
+        if self.stop():
+            return "interrupted"
         totals = self.algorithm.loop.totals
-        learned = totals["direct"] + totals["distilled"]
-        return "no_feedback_learned" if self.config.asks and not learned else "done"
+        return "done" if totals["direct"] + totals["distilled"] or not self.config.asks else "no_feedback_learned"
 
-    def _finish(self, summary: dict[str, Any], *, evaluate: bool) -> RunOutcome:
-        if evaluate:
-            policy = self.algorithm.policy()
-            if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
-                summary["evaluation"] = self.phases[-1]["evaluation"]
-            else:
-                summary["evaluation"] = self._evaluate(policy, self.config.run.evaluate_episodes)
-            if self.config.mix.source != "none":
-                phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
-                self.phases.append({**phase, "evaluation": summary["evaluation"]})
-            self._gifs(policy)
+    def _finish(self, summary: dict[str, Any]) -> RunOutcome:
+        if summary["status"] != "interrupted":
+            try:
+                self._evaluate_finally(summary)
+            except Stopped:
+                summary["status"] = "interrupted"
         summary.update(phases=self.phases, wall_s=self._wall_s(), peak_memory_gb=self.memory.peak_gb())
         self._write_summary(summary)
         return RunOutcome(self.path, summary, 1 if summary["status"] == "no_feedback_learned" else 0)
 
+    def _evaluate_finally(self, summary: dict[str, Any]) -> None:
+        policy = self.algorithm.policy()
+        if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
+            evaluation = self.phases[-1]["evaluation"]
+        else:
+            evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
+        if self.config.mix.source != "none":
+            phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
+            self.phases.append({**phase, "evaluation": evaluation})
+        summary["evaluation"] = evaluation
+        self._gifs(policy)
+
     def _gifs(self, policy: Policy | None) -> None:
-        named = self.config.env.evaluate_options
-        world = self._world(next(iter(named.values())) if named else {})
+        world = self._world(next(iter(self.config.env.evaluate_options.values()), {}))
         before = self.path / "checkpoints" / "phase-task"
         for name, one in (("before", load_policy(before) if before.exists() else None), ("after", policy)):
             if one is not None:
                 write_gifs(one, world, GIFS, self.path / "media", name=name, seed=EVALUATION_SEED)
 
     def _summary(self, status: str) -> dict[str, Any]:
-        loop, judge = self.algorithm.loop, self.config.judge
-        totals = loop.totals
+        loop, judge, totals = self.algorithm.loop, self.config.judge, self.algorithm.loop.totals
         episodes = max(1, sum(totals.values()))
         stats = loop.pool_stats()
         report = loop.report
@@ -303,7 +346,7 @@ class _Run:
         }
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
-        text = json.dumps(_without_nan(_plain(summary)), indent=1, allow_nan=False)
+        text = json.dumps(without_nan(plain(summary)), indent=1, allow_nan=False)
         (self.path / "summary.json").write_text(text + "\n")
 
     def _wall_s(self) -> float:
@@ -327,6 +370,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes: got {episodes}, allowed are 1 or more")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: got {seed}, allowed are 0 to {2**32 - 1}")
     folder, _ = check_checkpoint(checkpoint)
     config = checkpoint_config(folder)
     if not (folder / "policy.pt").exists():
@@ -334,27 +379,6 @@ def evaluate(
     policy = load_policy(folder)
     world = World(config.env.id, {**config.env.options, **(options or {})})
     return evaluate_policy(policy, world, episodes, deterministic=deterministic, seed=seed)
-
-
-def _plain(value: Any) -> Any:
-    """The same with plain Python numbers, so that any reader of JSON takes it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "size", 2) == 1:
-        return item()
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _without_nan(value: Any) -> Any:
-    """What has no value is null: JSON knows no nan."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:

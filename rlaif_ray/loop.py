@@ -348,12 +348,16 @@ class FeedbackLoop:
         self._last_position = state["store_position"]
         self._pins.clear()
         self._held = list(state["held"])
-        held = {h.episode_id for h in self._held}
-        self._verdicts = {e.episode_id: value for e, value in labelled if e.episode_id in held}
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
-            if labelled:
-                self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
+        self.take_up(labelled)
+
+    def take_up(self, labelled: Sequence[tuple[Episode, float]]) -> None:
+        """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
+        held = {h.episode_id for h in self._held}
+        self._verdicts = {e.episode_id: value for e, value in labelled if e.episode_id in held}
+        if self._trainer is not None and labelled:
+            self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
 
     def drain(self, deadline_s: float) -> None:
         """Wait for the answers still out; they train nothing any more, but they are paid for and stored."""

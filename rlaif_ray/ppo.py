@@ -257,7 +257,6 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         """Figures of this iteration. Truth is looked at here and goes nowhere but into the report."""
         lengths = np.concatenate([r.episodes.lengths for r in rollouts])
         returns = np.concatenate([r.episodes.task_return for r in rollouts])
-        steps = sum(r.env_steps() for r in rollouts)
         self._figures = {
             "task": {
                 "episode_return_mean": _mean(returns),
@@ -272,7 +271,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             **self.loop.end_iteration(self._steps),
             "time": {**self._clock, "iteration_s": sum(self._clock.values())},
         }
-        self._figures["iteration_steps"] = steps
+        self._figures["iteration_steps"] = steps = sum(r.env_steps() for r in rollouts)
         self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))
 
     def _truth(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -285,12 +284,11 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         """RLlib's iteration, with our figures beside its own."""
         began = time.perf_counter()
         results: dict[str, Any] = super().step()
-        feedback_phase = self._in_feedback_phase
         results.update(self._figures)
         results.update(
             steps=self._steps,
             total_steps=self.rlaif.run.total_steps,
-            phase="feedback" if feedback_phase else "task",
+            phase="feedback" if self._in_feedback_phase else "task",
             iteration=self.iteration + 1,
             lost_steps=self._lost_steps,
             step_s=time.perf_counter() - began,
@@ -328,6 +326,10 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._lost_steps = ours["lost_steps"]
         self.env_runner_group.foreach_env_runner(_Restore(ours["runners"]))
         self.loop.restore(ours["loop"], self._stored_labels())
+
+    def take_up_labels(self) -> None:
+        """Learn from what the store has of this run: it was killed before its first checkpoint."""
+        self.loop.take_up(self._stored_labels())
 
     def _stored_labels(self) -> list[Any]:
         """Every verdict of this run in the store: those that came after the checkpoint were paid for as well."""

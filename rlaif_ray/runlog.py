@@ -5,6 +5,8 @@ They are written by Tune's own loggers, so that whatever reads a sweep's trials 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCall
 
 from rlaif_ray.config import Config
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "plain", "without_nan"]
 
 
 @dataclass(eq=False)
@@ -44,3 +46,24 @@ class RunLog:
     def close(self) -> None:
         for logger in self._loggers:
             logger.log_trial_end(self._trial)
+
+
+def plain(value: Any) -> Any:
+    """The same with plain Python numbers, so that any reader of JSON takes it."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "size", 2) == 1:
+        return item()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def without_nan(value: Any) -> Any:
+    """What has no value is null: JSON knows no nan."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

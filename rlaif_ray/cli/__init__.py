@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | evaluate | report | judge serve|check|cost|compare | labels stats | doctor``.
+"""Commands: ``rlaif-ray train | evaluate | report | judge ... | labels ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.options import Check, Command, Compare, Cost, Doctor, Evaluate, Report, Serve, Stats, Train, parse
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
@@ -25,7 +26,11 @@ RUN_BY: dict[type[Any], str] = {
     Check: "rlaif_ray.cli.judge:check",
     Cost: "rlaif_ray.cli.costs:cost",
     Compare: "rlaif_ray.cli.costs:compare",
-    Stats: "rlaif_ray.cli.figures:stats",
+    Stats: "rlaif_ray.cli.labels:stats",
+    Export: "rlaif_ray.cli.labels:export",
+    Import: "rlaif_ray.cli.labels:import_",
+    Show: "rlaif_ray.cli.labels:show",
+    Prune: "rlaif_ray.cli.labels:prune",
     Doctor: "rlaif_ray.cli.doctor:doctor",
 }
 

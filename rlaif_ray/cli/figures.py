@@ -1,17 +1,15 @@
-"""Commands that look at what is there: ``evaluate``, ``report``, ``labels stats``."""
+"""Commands that look at what is there: ``evaluate``, ``report``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from rlaif_ray.cli.options import Evaluate, Report, Stats
+from rlaif_ray.cli.options import Evaluate, Report
 from rlaif_ray.cli.output import only_json, print_json
-from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNameError
+from rlaif_ray.errors import CheckpointError, ConfigError, UnknownNameError
 from rlaif_ray.report.run import find_run
 
-__all__ = ["evaluate", "find_checkpoint", "report", "stats"]
+__all__ = ["evaluate", "find_checkpoint", "report"]
 
 STARTS = ("all", "train", "heldout")
 
@@ -56,28 +54,3 @@ def report(command: Report) -> int:
 
     print(write_report(run))
     return 0
-
-
-def stats(command: Stats) -> int:
-    """Print what a run's label store holds and what was spent."""
-    run = find_run(command.run)
-    with only_json(command.json):
-        figures = _stored(run)
-    if command.json:
-        print_json(figures)
-    else:
-        for name, value in figures.items():
-            print(f"{name:14} {value}")
-    return 0
-
-
-def _stored(run: Path) -> dict[str, Any]:
-    from rlaif_ray.feedback.store import LabelStore
-    from rlaif_ray.report.judged import store_path
-    from rlaif_ray.report.run import RunRecord
-
-    path = store_path(RunRecord.read(run))
-    if not path.is_file():
-        raise StoreError(f"run {str(run)!r} asked no judge: there is no label store {path}")
-    with LabelStore(path, readonly=True) as store:
-        return asdict(store.stats())

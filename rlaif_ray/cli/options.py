@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.overrides import config_help, split_overrides
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
@@ -164,14 +165,14 @@ class Doctor:
     """Print one JSON object on standard output, and nothing else there."""
 
 
-Command = Train | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor
+Command = Train | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor | Export | Import | Show | Prune
 
 COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
     "judge": {"serve": Serve, "check": Check, "cost": Cost, "compare": Compare},
-    "labels": {"stats": Stats},
+    "labels": {"stats": Stats, "export": Export, "import": Import, "show": Show, "prune": Prune},
     "doctor": Doctor,
 }
 GROUPS = {
@@ -236,7 +237,7 @@ def _tyro(prog: str, command: type[Any], words: list[str]) -> tuple[Any, list[st
 
 
 def _positional(option: dataclasses.Field[Any]) -> bool:
-    return option.type in ("Preset", "Run") or "Positional" in str(option.type)
+    return option.type in ("Preset", "Run", "Where") or "Positional" in str(option.type)
 
 
 def _one_line(prog: str, command: type[Any], box: str) -> str:

@@ -90,6 +90,11 @@ def _show_end(path: Path, console: Console) -> None:
     from rlaif_ray.report.run import RunRecord
 
     record = RunRecord.read(path)
+    if record.status == "interrupted":  # whoever stops a run doesn't want to wait for its charts
+        console.print(f"\n{headline(record)}.", style="bold")
+        console.print(f"Go on with: rlaif-ray train --resume {path}", highlight=False, soft_wrap=True)
+        console.print(f"Report so far: rlaif-ray report {path}", highlight=False, soft_wrap=True)
+        return
     page = write_report(path)
     if any(record.evaluations()):
         console.print(outcome_table(record))
@@ -97,8 +102,6 @@ def _show_end(path: Path, console: Console) -> None:
             console.print(f"- {line}", highlight=False)
     console.print(f"\n{headline(record)}.", style="bold red" if record.status == "no_feedback_learned" else "bold")
     console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
-    if record.status == "interrupted":
-        console.print(f"Go on with: rlaif-ray train --resume {path}", highlight=False, soft_wrap=True)
 
 
 class StopSwitch:

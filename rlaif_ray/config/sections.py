@@ -30,7 +30,9 @@ LOOPBACK = re.compile(r"^https?://(localhost|127(\.\d+){3}|\[::1\])(:\d+)?(/|$)"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RunConfig(_Section):
@@ -40,7 +42,7 @@ class RunConfig(_Section):
     """Folder of the run, below `dir`; letters, digits, '.', '_' and '-'."""
     dir: str = "runs"
     """Folder that holds runs."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds everything that is drawn."""
     total_steps: PositiveInt = 1_000_000
     """Environment steps of the whole run, all phases."""
@@ -136,9 +138,11 @@ class FeedbackConfig(_Section):
     pool_actors: PositiveInt = 1
     """Ray actors that draw, encode and ask."""
     concurrency: PositiveInt = 64
-    """Questions in flight, all actors together."""
+    """Questions in flight, of everything that shares the store."""
     store: str = ""
     """SQLite file of labels and spending; empty: labels.sqlite in the run's folder. Several runs may share one."""
+    keep_frames_mb: NonNegativeInt = 0
+    """Megabytes of the pictures that were sent to keep in the store, the newest; 0: they are redrawn when needed."""
 
 
 class JudgeConfig(_Section):
@@ -188,9 +192,9 @@ class JudgeConfig(_Section):
     retries: NonNegativeInt = 3
     """Further attempts after a retriable failure; each is paid for from the budget."""
     requests_per_minute: PositiveInt | None = None
-    """Rate limit kept by all actors together; none: the server's own."""
+    """Rate limit kept by everything that shares the store; none: the server's own, as it tells it."""
     tokens_per_minute: PositiveInt | None = None
-    """Rate limit kept by all actors together; none: the server's own."""
+    """Rate limit kept by everything that shares the store; none: the server's own, as it tells it."""
     input_usd_per_mtok: NonNegativeFloat | None = None
     """Price of a million input tokens, over the price table's."""
     output_usd_per_mtok: NonNegativeFloat | None = None
@@ -219,7 +223,7 @@ class JudgeConfig(_Section):
 
 
 class BudgetConfig(_Section):
-    """Caps that are never exceeded, over everything that shares the store; none: no cap."""
+    """Caps that are never exceeded, over everything that shares the store or over this run alone; none: no cap."""
 
     usd: NonNegativeFloat | None = None
     """US dollars."""
@@ -227,6 +231,15 @@ class BudgetConfig(_Section):
     """Billed questions, abstentions included."""
     tokens: NonNegativeInt | None = None
     """Tokens, input and output together."""
+    run_usd: NonNegativeFloat | None = None
+    """US dollars that this run alone may spend."""
+    run_labels: NonNegativeInt | None = None
+    """Billed questions of this run alone."""
+    run_tokens: NonNegativeInt | None = None
+    """Tokens of this run alone."""
+    schedule: Literal["none", "uniform", "front-loaded", "hyperbolic"] = "none"
+    """How the caps open over the steps on which is asked: `none`: all at once; `uniform`; early and less and less
+    (`front-loaded`); early, with a tail to the end (`hyperbolic`)."""
 
 
 class RewardModelConfig(_Section):

@@ -25,12 +25,13 @@ from rlaif_ray.feedback.ask import Asker
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.judge import judge_from
+from rlaif_ray.feedback.limits import Heard, Pace, Wait
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import ClaimState, LabelStore
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Label, Verdict
 
-__all__ = ["Answered", "Questioner", "RemoteStore", "questioner_actor", "store_actor"]
+__all__ = ["Answered", "Questioner", "RemoteStore", "Why", "questioner_actor", "store_actor"]
 
 NAMESPACE = "rlaif_ray"
 _Result = TypeVar("_Result")
@@ -38,11 +39,21 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of one submitted episode. All empty: the budget had no room for it."""
+    """What became of one submitted episode. All empty: the budget had no room for it, or the run was at its end."""
 
     label: Label | None = None
     stop: RlaifError | None = None  # the judge or the store can't be used: stop asking
     failed: str = ""  # this one question could not be put; the others can
+
+
+@dataclass(frozen=True)
+class Why:
+    """Under what circumstances an episode was submitted."""
+
+    step: int  # environment steps of the run
+    inclusion_probability: float
+    share: float = 1.0  # of the caps that may be spent so far
+    reward_model_version: int = 0
 
 
 class RemoteStore:
@@ -51,14 +62,20 @@ class RemoteStore:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def claim(self, record: Record, owner: str, replay: Literal["prefer", "only", "off"]) -> Label | ClaimState:
-        return cast("Label | ClaimState", await _plain(self._actor.claim.remote(record, owner, replay)))
+    async def claim(
+        self, record: Record, owner: str, replay: Literal["prefer", "only", "off"], keep_frames_mb: float
+    ) -> Label | ClaimState:
+        call = self._actor.claim.remote(record, owner, replay, keep_frames_mb)
+        return cast("Label | ClaimState", await _plain(call))
 
     async def unclaim(self, question_key: str, owner: str) -> None:
         await _plain(self._actor.unclaim.remote(question_key, owner))
 
-    async def reserve(self, record: Record, worst: Amount, caps: Caps, owner: str) -> int:
-        return int(await _plain(self._actor.reserve.remote(record, worst, caps, owner)))
+    async def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
+        return cast("int | Wait", await _plain(self._actor.admit.remote(record, worst, caps, owner, pace)))
+
+    async def hear(self, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None:
+        await _plain(self._actor.hear.remote(ticket, heard, pace, used_tokens))
 
     async def settle(self, ticket: int, used: Amount, detail: str) -> None:
         await _plain(self._actor.settle.remote(ticket, used, detail))
@@ -90,42 +107,54 @@ class Questioner:
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
-        self._gate = asyncio.Semaphore(-(-config.feedback.concurrency // config.feedback.pool_actors))
+        self._hushed = False
+        # The limit itself is kept in the store, over all actors and runs; here it bounds what is drawn in advance.
+        self._gate = asyncio.Semaphore(config.feedback.concurrency)
         self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
     async def prepare(self, key: SecretStr | None) -> str:
         """Take the API key, which travels in this call alone, and connect; returns who this process is."""
-        actors = self._config.feedback.pool_actors
+        feedback = self._config.feedback
         self._judge = judge_from(self._config.judge, key)
         self._questions = Questionnaire.of(
             self._config.judge, self._renderer, self._judge.identity, seed=self._config.run.seed
         )
         self._asker = Asker(
-            self._judge, self._store, Caps.of(self._config.budget), self._config.judge, rate_share=1.0 / actors
+            self._judge,
+            self._store,
+            Caps.of(self._config.budget),
+            self._config.judge,
+            concurrency=feedback.concurrency,
+            keep_frames_mb=feedback.keep_frames_mb,
         )
         self._prepared.set()
         return owner_id()
 
-    async def ask(self, episode: Episode, step: int, inclusion_probability: float) -> Answered:
+    async def hush(self) -> None:
+        """Begin no further question: the run is at its end."""
+        self._hushed = True
+
+    async def ask(self, episode: Episode, why: Why) -> Answered:
         """One episode from states to label. Never raises: one question gone wrong is no reason to end the pool."""
         await self._prepared.wait()
         async with self._gate:
             if self._stopped is not None:
                 return Answered(stop=self._stopped)
+            if self._hushed:
+                return Answered()
             try:
-                asked = await asyncio.get_running_loop().run_in_executor(
-                    self._draw, self._drawn, episode, step, inclusion_probability
-                )
-                return Answered(label=await self._asker.ask(asked))
+                asked = await asyncio.get_running_loop().run_in_executor(self._draw, self._drawn, episode, why)
+                label = await self._asker.ask(asked, share=why.share, reward_model_version=why.reward_model_version)
+                return Answered(label=label)
             except (JudgeError, StoreError) as error:
                 self._stopped = error
                 return Answered(stop=error)
             except Exception as error:  # noqa: BLE001 - whatever a renderer or a reply did, the pool goes on
                 return Answered(failed=f"{type(error).__name__}: {error}")
 
-    def _drawn(self, episode: Episode, step: int, inclusion_probability: float) -> Asked:
+    def _drawn(self, episode: Episode, why: Why) -> Asked:
         question = self._questions.about(episode)
-        return Asked(question, episode, self._run_id, step, inclusion_probability)
+        return Asked(question, episode, self._run_id, why.step, why.inclusion_probability)
 
 
 def store_actor(path: Path, *, detached: bool = False) -> Any:
@@ -133,7 +162,7 @@ def store_actor(path: Path, *, detached: bool = False) -> Any:
     name = f"labels-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
-        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(LabelStore)
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LabelStore)
         .options(
             name=name,
             namespace=NAMESPACE,

@@ -5,9 +5,9 @@
     claim ─ stored? ─► replayed label
       │ claimed
       ▼
-    wait for the rate ► reserve the worst case ► attempt ─ answer ─► settle + store ► label
-                ▲                                   │ failed
-                └── back off ◄── settle at 0 / write off at worst
+    wait for its turn and reserve the worst case ► attempt ─ answer ─► settle + store ► label
+                ▲                                      │ failed
+                └── back off ◄───── settle at 0 / write off at worst
 
 Identical questions are never in flight twice: who finds one claimed waits for its answer. Without Ray::
 
@@ -20,7 +20,7 @@ Identical questions are never in flight twice: who finds one claimed waits for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -38,27 +38,29 @@ from rlaif_ray.errors import AttemptFailed, BudgetExhausted, JudgeError, JudgeUn
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.judge import Judge
-from rlaif_ray.feedback.limits import RateLimits
+from rlaif_ray.feedback.limits import Heard, Pace, Wait, heard_in
 from rlaif_ray.feedback.question import Asked
 from rlaif_ray.feedback.records import Record, record_of
 from rlaif_ray.feedback.store import ClaimState, LabelStore
 from rlaif_ray.types import Abstention, Label, Usage, Verdict
+
+Replay = Literal["prefer", "only", "off"]
 
 __all__ = ["Asker", "AsyncStore", "LocalStore", "ask_all"]
 
 # How often somebody else's claim on the same question is looked at again.
 _BUSY_POLL_S = 0.2
 _MOST_BACKOFF_S = 30.0
+_NOTHING_HEARD = Heard()
 
 
 class AsyncStore(Protocol):
     """The store as an asker sees it: in this process, or behind an actor."""
 
-    async def claim(
-        self, record: Record, owner: str, replay: Literal["prefer", "only", "off"]
-    ) -> Label | ClaimState: ...
+    async def claim(self, record: Record, owner: str, replay: Replay, keep_frames_mb: float) -> Label | ClaimState: ...
     async def unclaim(self, question_key: str, owner: str) -> None: ...
-    async def reserve(self, record: Record, worst: Amount, caps: Caps, owner: str) -> int: ...
+    async def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait: ...
+    async def hear(self, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None: ...
     async def settle(self, ticket: int, used: Amount, detail: str) -> None: ...
     async def write_off(self, ticket: int, detail: str) -> None: ...
     async def answer(
@@ -72,14 +74,17 @@ class LocalStore:
     def __init__(self, store: LabelStore) -> None:
         self._store = store
 
-    async def claim(self, record: Record, owner: str, replay: Literal["prefer", "only", "off"]) -> Label | ClaimState:
-        return self._store.claim(record, owner, replay)
+    async def claim(self, record: Record, owner: str, replay: Replay, keep_frames_mb: float) -> Label | ClaimState:
+        return self._store.claim(record, owner, replay, keep_frames_mb)
 
     async def unclaim(self, question_key: str, owner: str) -> None:
         self._store.unclaim(question_key, owner)
 
-    async def reserve(self, record: Record, worst: Amount, caps: Caps, owner: str) -> int:
-        return self._store.reserve(record, worst, caps, owner)
+    async def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
+        return self._store.admit(record, worst, caps, owner, pace)
+
+    async def hear(self, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None:
+        self._store.hear(ticket, heard, pace, used_tokens)
 
     async def settle(self, ticket: int, used: Amount, detail: str) -> None:
         self._store.settle(ticket, used, detail)
@@ -107,28 +112,35 @@ class Asker:
     store: AsyncStore
     caps: Caps
     config: JudgeConfig = field(default_factory=JudgeConfig)  # replay, retries, rate limits
-    rate_share: float = 1.0
+    concurrency: int | None = None  # questions in flight, of everything that shares the store
+    keep_frames_mb: float = 0.0
     backoff_s: float = 1.0  # of the first wait; doubles
 
     def __post_init__(self) -> None:
-        self._limits = RateLimits(self.config, self.rate_share)
+        self._pace = Pace(self.config.requests_per_minute, self.config.tokens_per_minute, self.concurrency)
+        self._door = asyncio.Lock()  # one asker of a process looks whether it is its turn; the others stand in line
         self._backoff = wait_exponential(multiplier=self.backoff_s, max=_MOST_BACKOFF_S) + wait_random(
             0.0, self.backoff_s
         )
         self._owner = owner_id()
+        self._slowed = False  # a refusal was met: answers are told too, which makes room again
 
-    async def ask(self, asked: Asked) -> Label | None:
+    async def ask(self, asked: Asked, *, share: float = 1.0, reward_model_version: int = 0) -> Label | None:
         """The label of one question; None where the budget has no room for it.
+
+        ``share`` of the caps may be spent so far (``budget.share_at``).
 
         Raises JudgeError: the judge can't be used at all. ReplayMissError: ``replay`` is ``only``. StoreError.
         """
-        record = record_of(asked)
+        record = record_of(asked, keep_frames=self.keep_frames_mb > 0, reward_model_version=reward_model_version)
         claimed = await self._claim(record)
         record = record.without_episode()
         if isinstance(claimed, Label):
             return claimed
+        if claimed == "unanswered":
+            return None
         try:
-            return await self._attempts(asked, record)
+            return await self._attempts(asked, record, self.caps.at(share))
         except BaseException as error:  # storing an answer frees the question by itself; nothing else does
             await self.store.unclaim(record.question_key, self._owner)
             if isinstance(error, BudgetExhausted):
@@ -136,14 +148,14 @@ class Asker:
             raise
 
     async def _claim(self, record: Record) -> Label | ClaimState:
-        state = await self.store.claim(record, self._owner, self.config.replay)
+        state = await self.store.claim(record, self._owner, self.config.replay, self.keep_frames_mb)
         record = record.without_episode()
         while state == "busy":
             await asyncio.sleep(_BUSY_POLL_S)
-            state = await self.store.claim(record, self._owner, self.config.replay)
+            state = await self.store.claim(record, self._owner, self.config.replay, 0.0)
         return state
 
-    async def _attempts(self, asked: Asked, record: Record) -> Label:
+    async def _attempts(self, asked: Asked, record: Record, caps: Caps) -> Label:
         tally = _Tally()
         try:
             async for attempt in AsyncRetrying(
@@ -153,7 +165,7 @@ class Asker:
                 reraise=True,
             ):
                 with attempt:
-                    return await self._attempt(asked, record, tally)
+                    return await self._attempt(asked, record, caps, tally)
         except AttemptFailed as failure:
             if not failure.reached:
                 raise JudgeUnreachable(f"{failure}; {tally.attempts} attempts") from None
@@ -161,10 +173,18 @@ class Asker:
             return await self.store.answer(record, Abstention(failure.reason, str(failure), usage), None, Amount())
         raise AssertionError("tenacity ends with a return or a raise")
 
-    async def _attempt(self, asked: Asked, record: Record, tally: _Tally) -> Label:
+    async def _turn(self, record: Record, worst: Amount, caps: Caps) -> int:
+        """Wait for this attempt's turn; its reservation. Raises BudgetExhausted."""
+        async with self._door:
+            while True:
+                admitted = await self.store.admit(record, worst, caps, self._owner, self._pace)
+                if not isinstance(admitted, Wait):
+                    return admitted
+                await asyncio.sleep(admitted.seconds)
+
+    async def _attempt(self, asked: Asked, record: Record, caps: Caps, tally: _Tally) -> Label:
         worst = self.judge.worst_case(asked.question)
-        await self._limits.wait(worst.tokens)
-        ticket = await self.store.reserve(record, worst, self.caps, self._owner)
+        ticket = await self._turn(replace(record, attempt=tally.attempts), worst, caps)
         tally.attempts += 1
         try:
             outcome = await self.judge.ask(asked.question)
@@ -174,6 +194,7 @@ class Asker:
             else:
                 await self.store.write_off(ticket, str(failure))
                 tally.charged_usd += worst.usd
+            await self._hear(ticket, failure, 0 if failure.billed is False else worst.tokens)
             raise
         except JudgeError as error:
             await self.store.settle(ticket, Amount(), type(error).__name__)
@@ -183,12 +204,29 @@ class Asker:
             raise
         used = Amount(outcome.usage.cost_usd, 1, outcome.usage.input_tokens + outcome.usage.output_tokens)
         usage = replace(outcome.usage, attempts=tally.attempts, cost_usd=outcome.usage.cost_usd + tally.charged_usd)
-        return await self.store.answer(record, replace(outcome, usage=usage), ticket, used)
+        label = await self.store.answer(record, replace(outcome, usage=usage), ticket, used)
+        await self._hear(ticket, None, used.tokens)
+        return label
+
+    async def _hear(self, ticket: int, failure: AttemptFailed | None, used_tokens: int) -> None:
+        """Pass on what a reply said about the judge's limits, where it said anything or limits are kept."""
+        refused = failure is not None and str(failure).startswith("HTTP 429")
+        after_s = None if failure is None else failure.after_s
+        heard = heard_in(_headers(self.judge), refused=refused, after_s=after_s)
+        if heard != _NOTHING_HEARD or refused or self._slowed or self._pace.tokens_per_minute is not None:
+            self._slowed = self._slowed or refused
+            await self.store.hear(ticket, heard, self._pace, used_tokens)
 
     def _patience(self, state: RetryCallState) -> float:
         failure = state.outcome.exception() if state.outcome is not None else None
         asked_for = failure.after_s if isinstance(failure, AttemptFailed) else None
         return max(self._backoff(state), asked_for or 0.0)
+
+
+def _headers(judge: Judge) -> Mapping[str, str]:
+    """Of the newest reply, where the judge is an endpoint that has any."""
+    headers = getattr(getattr(judge, "endpoint", None), "headers", None)
+    return headers if isinstance(headers, Mapping) else {}
 
 
 async def ask_all(
@@ -206,7 +244,8 @@ async def ask_all(
 
     Raises JudgeError: the judge can't be used at all (what was answered until then is stored). StoreError.
     """
-    asker = Asker(judge, LocalStore(store) if isinstance(store, LabelStore) else store, budget, config or JudgeConfig())
+    shared = LocalStore(store) if isinstance(store, LabelStore) else store
+    asker = Asker(judge, shared, budget, config or JudgeConfig(), concurrency)
     gate = asyncio.Semaphore(concurrency)
 
     async def one(asked: Asked) -> Label | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from rlaif_ray.config import Config
+from rlaif_ray.config import Config, JudgeConfig
 from rlaif_ray.errors import (
     AttemptFailed,
     JudgeError,
     JudgeRejectsModel,
     JudgeRejectsRequest,
     JudgeUnreachable,
-    nearest,
 )
 from rlaif_ray.feedback.costs import CostEstimate, estimate_cost
 from rlaif_ray.feedback.judge import ChatJudge, judge_from, key_for, model_name, request_body
@@ -28,6 +28,7 @@ __all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost"
 
 _PING_S = 15.0
 _PING_RETRIES = 2
+_MOST_NAMES = 3  # of models, in an error's one line
 _Body = dict[str, Any]
 _Result = TypeVar("_Result")
 
@@ -75,7 +76,8 @@ class JudgeCheck:
 def ping(config: Config) -> None:
     """Is the judge there, does it take the key, does it have the model? Asks no question and costs nothing.
 
-    Raises JudgeUnreachable, JudgeRejectsKey, JudgeRejectsModel; ConfigError, MissingKeyError.
+    Raises JudgeUnreachable (also where something else than an OpenAI-compatible server answers), JudgeRejectsKey,
+    JudgeRejectsModel; ConfigError, MissingKeyError.
     """
     asyncio.run(_ping(config))
 
@@ -96,20 +98,32 @@ async def _ping(config: Config) -> None:
     try:
         models = await patiently(judge.endpoint.models, _PING_RETRIES)
         model = model_name(config.judge)
-        if not models or model in models:
+        if model in (models or ()):
             return
         if config.judge.local and config.judge.kind == "chat":
-            # Servers on this machine often answer under any name: only asking tells. One token, at no price.
-            body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-            await patiently(lambda: judge.endpoint.chat(body), _PING_RETRIES)
-            return
-        guess = nearest(model, models)
-        raise JudgeRejectsModel(
-            f"judge.model: {config.judge.base_url} doesn't list {model!r}"
-            + (f"; did you mean {guess!r}?" if guess else f"; it lists {len(models)} others")
-        )
+            await _answers_to(judge, model, models or [])
+        elif models:
+            raise _no_such_model(config.judge, model, models)
     finally:
         await judge.close()
+
+
+async def _answers_to(judge: ChatJudge, model: str, models: Sequence[str]) -> None:
+    """Servers on this machine often answer under any name: only asking tells. One token, at no price."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    try:
+        await patiently(lambda: judge.endpoint.chat(body), _PING_RETRIES)
+    except JudgeRejectsModel as error:
+        if models:
+            raise _no_such_model(judge.config, model, models) from None
+        raise error from None
+
+
+def _no_such_model(judge: JudgeConfig, model: str, models: Sequence[str]) -> JudgeRejectsModel:
+    near = difflib.get_close_matches(model, models, n=_MOST_NAMES, cutoff=0.5)
+    allowed = ", ".join(repr(name) for name in (near or models)[:_MOST_NAMES])
+    said = f"nearest of the {len(models)} it lists" if near else f"it lists {len(models)}, such as"
+    return JudgeRejectsModel(f"judge.model: got {model!r}, which {judge.base_url} doesn't have; {said}: {allowed}")
 
 
 async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: EpisodeRenderer) -> JudgeCheck:
@@ -171,7 +185,7 @@ async def patiently(call: Callable[[], Awaitable[_Result]], retries: int) -> _Re
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(retries + 1),
             wait=wait_exponential(multiplier=0.5, max=10.0) + wait_random(0.0, 0.5),
-            retry=retry_if_exception_type(AttemptFailed),
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptFailed) and error.reached),
             reraise=True,
         ):
             with attempt:

@@ -1,4 +1,4 @@
-"""The SQLite file under the label store: its schema, how it is opened, and one place where its errors are translated.
+"""The SQLite file under the label store: how it is opened and brought up to date; its errors are translated here.
 
 WAL mode: readers never wait for the writer. ``synchronous=NORMAL``: an answer survives the death of any process; a
 power cut may cost the last few commits.
@@ -20,49 +20,11 @@ from urllib.parse import quote
 import psutil
 
 from rlaif_ray.errors import StoreError
+from rlaif_ray.feedback.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
-__all__ = ["SCHEMA_VERSION", "Database", "owner_alive", "owner_id"]
+__all__ = ["Database", "owner_alive", "owner_id"]
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x524C_4159  # tells our files from other programs' SQLite files
-
-_SCHEMA = """
-CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY, opened_at REAL NOT NULL, cap_usd REAL, cap_labels INTEGER, cap_tokens INTEGER);
-CREATE TABLE episodes (
-    key TEXT PRIMARY KEY, blob BLOB NOT NULL);
-CREATE TABLE questions (
-    key TEXT PRIMARY KEY, kind TEXT NOT NULL, prompt_name TEXT NOT NULL, prompt_hash TEXT NOT NULL,
-    polarity TEXT NOT NULL, system_text TEXT NOT NULL, user_text TEXT NOT NULL, judge TEXT NOT NULL,
-    judge_settings TEXT NOT NULL, principle TEXT NOT NULL, unit_order TEXT NOT NULL, replicate INTEGER NOT NULL,
-    unit_keys TEXT NOT NULL);
-CREATE TABLE claims (
-    question_key TEXT PRIMARY KEY, owner TEXT NOT NULL, lease_until REAL NOT NULL);
-CREATE TABLE attempts (
-    id INTEGER PRIMARY KEY, question_key TEXT NOT NULL, run_id TEXT NOT NULL, owner TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'written_off')),
-    worst_usd REAL NOT NULL, worst_labels INTEGER NOT NULL, worst_tokens INTEGER NOT NULL,
-    used_usd REAL NOT NULL DEFAULT 0, used_labels INTEGER NOT NULL DEFAULT 0, used_tokens INTEGER NOT NULL DEFAULT 0,
-    reserved_at REAL NOT NULL, lease_until REAL NOT NULL, closed_at REAL, detail TEXT NOT NULL DEFAULT '');
-CREATE INDEX attempts_open ON attempts (owner) WHERE state = 'open';
-CREATE INDEX attempts_run ON attempts (run_id);
-CREATE TABLE answers (
-    id INTEGER PRIMARY KEY, question_key TEXT NOT NULL, attempt_id INTEGER UNIQUE, answered_at REAL NOT NULL,
-    kind TEXT, value REAL, approved INTEGER, rating INTEGER, preference TEXT, probability REAL,
-    description TEXT NOT NULL, reasoning TEXT NOT NULL, reason TEXT, detail TEXT NOT NULL, text TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, latency_s REAL NOT NULL,
-    attempts INTEGER NOT NULL);
-CREATE INDEX answers_question ON answers (question_key, id);
-CREATE TABLE labels (
-    label_id INTEGER PRIMARY KEY, answer_id INTEGER NOT NULL, question_key TEXT NOT NULL, episode_key TEXT NOT NULL,
-    episode_id INTEGER NOT NULL, run_id TEXT NOT NULL, policy_version INTEGER NOT NULL, step INTEGER NOT NULL,
-    inclusion_probability REAL NOT NULL, replayed INTEGER NOT NULL);
-CREATE INDEX labels_run ON labels (run_id, label_id);
-CREATE TABLE account (
-    id INTEGER PRIMARY KEY CHECK (id = 1), spent_usd REAL NOT NULL, spent_labels INTEGER NOT NULL,
-    spent_tokens INTEGER NOT NULL);
-INSERT INTO account VALUES (1, 0, 0, 0);
-"""
 
 
 @lru_cache(maxsize=1)
@@ -108,6 +70,14 @@ class Database:
     def close(self) -> None:
         with self._lock, self.translated():
             self._connection.close()
+
+    def fold(self, patience_s: float = 1.0) -> None:
+        """Take the write-ahead log into the file, so that a copy of the file alone is whole. Others may go on using it:
+        one that reads for longer than ``patience_s`` leaves part of the log where it is."""
+        with self._lock, self.translated():
+            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * patience_s)}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * self._busy_timeout_s)}")
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -161,13 +131,18 @@ class Database:
         if not readonly:
             self._in_wal_mode()
             self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._create_once()
+            self._bring_up_to_date()
         (application,) = self._connection.execute("PRAGMA application_id").fetchone()
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             raise StoreError(f"label store {self.path}: this SQLite file was made by another program")
-        if version != SCHEMA_VERSION:
-            raise StoreError(f"label store {self.path}: got schema version {version}, expected {SCHEMA_VERSION}")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"label store {self.path}: got schema version {version}, expected at most {SCHEMA_VERSION}; a newer "
+                "rlaif_ray made it"
+            )
+        if version < SCHEMA_VERSION:  # only where it is opened to read
+            self._read_a_copy()
 
     def _in_wal_mode(self) -> None:
         # SQLite doesn't wait for its busy timeout here when two processes open a new file at once.
@@ -182,17 +157,43 @@ class Database:
             else:
                 return
 
-    def _create_once(self) -> None:
+    def _bring_up_to_date(self) -> None:
+        """Make the tables of a new file, or migrate an older one: all of it or nothing, by one process."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             if tables == 0 and application == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._connection.execute(statement)
+                _run(self._connection, SCHEMA)
                 self._connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                self._connection.execute("PRAGMA user_version=1")
+                application = APPLICATION_ID
+            if application == APPLICATION_ID:
+                _migrate(self._connection)
         except BaseException:
             self._connection.rollback()
             raise
         self._connection.commit()
+
+    def _read_a_copy(self) -> None:
+        """An older file that must not be changed is migrated in memory."""
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        copy.row_factory = sqlite3.Row
+        self._connection.backup(copy)
+        self._connection.close()
+        _migrate(copy)
+        copy.execute("PRAGMA query_only=1")
+        self._connection = copy
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for step in range(version, SCHEMA_VERSION):
+        _run(connection, MIGRATIONS[step])
+        connection.execute(f"PRAGMA user_version={step + 1}")
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    """Statement by statement: ``executescript`` would end the transaction."""
+    for statement in filter(str.strip, script.split(";")):
+        connection.execute(statement)

@@ -14,17 +14,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import SecretStr
 from ray.exceptions import RayActorError, RayError
 
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
-from rlaif_ray.feedback.actors import Answered, questioner_actor, store_actor
-from rlaif_ray.feedback.budget import Account, Caps
+from rlaif_ray.feedback.actors import Answered, Why, questioner_actor, store_actor
+from rlaif_ray.feedback.budget import Account, Caps, share_at
 from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.judge import judge_from, key_for
 from rlaif_ray.feedback.prompt import load_prompt
@@ -39,9 +40,13 @@ logger = logging.getLogger(__name__)
 # Episodes taken on beyond the questions in flight, as a multiple of them: a judge slower than the world must not pile
 # up episodes whose verdicts would come too late to matter.
 BACKLOG = 8
+# Answers under way at the end are waited for this long: whoever pressed Ctrl-C is waiting too.
+GRACE_S = 2.5
 _STORE_CALL_S = 60.0
 _DEATH_S = 5.0
 _RECENT = 200
+# A question whose process died this often is let go: it may be what kills it.
+_MOST_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,11 @@ class PoolStats:
     spend_usd: float  # of this run
     reserved_usd: float
     cap_usd: float | None
-    labels_left: int | None  # over everything that shares the store; None: no cap
+    labels_left: int | None  # of the store's cap or the run's own, whichever is less; None: no cap
     latency_s: float  # mean of recent answers; 0 before the first
     exhausted: bool  # the budget has no room for another question
-    failed: int = 0  # questions that could not be put at all, or were lost with their process
+    failed: int = 0  # questions that could not be put at all, or whose process died again and again
+    asked_again: int = 0  # questions put a second time because a process died with them
 
 
 @dataclass
@@ -65,6 +71,14 @@ class _Worker:
     actor: Any
     identity: Any  # reference to its owner id
     in_flight: int = 0
+
+
+@dataclass
+class _Question:
+    worker: _Worker
+    episode: Episode
+    why: Why
+    deaths: int = 0  # processes that died with it in flight
 
 
 class FeedbackPool:
@@ -87,7 +101,9 @@ class FeedbackPool:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._caps = Caps.of(config.budget)
         load_prompt(config.judge.prompt)
-        judge_from(config.judge, key_for(config.judge))  # mistakes are told here, not in a worker's log
+        # A run that is replayed asks nobody. Mistakes are told here, not in a worker's log.
+        self._key = SecretStr("unused") if config.judge.replay == "only" else key_for(config.judge)
+        judge_from(config.judge, self._key)
         with LabelStore(store_path) as store:
             store.open_run(run_id, self._caps)
             known = store.labels(run_id)
@@ -95,21 +111,30 @@ class FeedbackPool:
         self._delivered: set[int] = set()
         self._store = store_actor(Path(store_path), detached=detached_store)
         self._workers = [self._hire() for _ in range(config.feedback.pool_actors)]
-        self._pending: dict[Any, _Worker] = {}
+        self._pending: dict[Any, _Question] = {}
         self._arrived: list[Label] = []
         self._latencies: deque[float] = deque(maxlen=_RECENT)
         self._stop: RlaifError | None = None
         self._stopped = False
         self._refused = False
-        self._failed = 0
-        self._labels_left = self._account().labels_left
+        self._failed = self._asked_again = 0
+        self._labels_left = self._room_for_labels()
 
     # ---------------------------------------------------------------------------------------------- asking
 
-    def submit(self, episodes: Sequence[Episode], *, inclusion_probability: float, step: int) -> int:
+    def submit(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        inclusion_probability: float,
+        step: int,
+        reward_model_version: int = 0,
+    ) -> int:
         """Have these episodes judged, without waiting; how many were taken on, the first ones first.
 
-        Fewer than given where the label budget or the backlog has no room for more, none once asking has stopped.
+        ``step`` says how much of the budget ``budget.schedule`` opens; ``reward_model_version`` is stored with the
+        labels. Fewer than given where the label budget or the backlog has no room for more, none once asking has
+        stopped.
         """
         self._collect(0.0)
         room = BACKLOG * self._config.feedback.concurrency - len(self._pending)
@@ -118,10 +143,9 @@ class FeedbackPool:
         if self._stopped:
             room = 0
         taken = list(episodes[: max(0, room)])
+        why = Why(step, inclusion_probability, self._share(step), reward_model_version)
         for episode in taken:
-            worker = min(self._workers, key=lambda w: w.in_flight)
-            self._pending[worker.actor.ask.remote(episode, step, inclusion_probability)] = worker
-            worker.in_flight += 1
+            self._put(_Question(min(self._workers, key=lambda w: w.in_flight), episode, why))
         return len(taken)
 
     def poll(self) -> list[Label]:
@@ -150,8 +174,9 @@ class FeedbackPool:
         """Where asking stands, from the store. Raises StoreError."""
         stats: LabelStats = self._of_store("stats", self._run_id)
         account = self._account()
-        left = account.labels_left
-        self._labels_left = None if left is None else left + account.reserved.labels
+        own = self._own_account()
+        left = _least(account.labels_left, own.labels_left)
+        self._labels_left = self._room_for_labels(account, own)
         return PoolStats(
             labels=stats.labels,
             abstained=stats.abstained,
@@ -161,23 +186,36 @@ class FeedbackPool:
             cap_usd=stats.cap_usd,
             labels_left=left,
             latency_s=sum(self._latencies) / len(self._latencies) if self._latencies else 0.0,
-            exhausted=account.empty or (self._refused and account.reserved.labels == 0),
+            exhausted=account.empty or own.empty or (self._refused and account.reserved.labels == 0),
             failed=self._failed,
+            asked_again=self._asked_again,
         )
 
-    def close(self, grace_s: float = 5.0) -> None:
-        """Let what arrives within the grace arrive (it is stored), then end the actors; what is still in flight is
-        written off at its worst case."""
+    def close(self, grace_s: float = GRACE_S) -> None:
+        """Ask nothing new, let answers under way arrive within the grace (they are stored), then end the actors.
+
+        What is still in flight then is written off at its worst case. The store's file is left whole by itself.
+        """
         deadline = time.monotonic() + grace_s
-        while self._pending and time.monotonic() < deadline:
-            self._collect(deadline - time.monotonic())
         self._stopped = True
         for worker in self._workers:
+            worker.actor.hush.remote()
+        while self._pending and time.monotonic() < deadline:
+            self._collect(deadline - time.monotonic())
+        for worker in self._workers:
             try:
-                self._dismiss(worker)
+                self._dismiss(worker, max(1.0, grace_s))
             except StoreError as error:  # the next to open the store writes off what a dead process left
                 logger.warning("at the end of asking: %s", error)
+        if self._workers:
+            self._leave_whole()
         self._workers, self._pending = [], {}
+
+    def _leave_whole(self) -> None:
+        try:
+            self._of_store("fold")
+        except StoreError as error:  # nothing is lost: the log beside the file is read with it
+            logger.warning("at the end of asking: %s", error)
 
     # ------------------------------------------------------------------------------------------- inside
 
@@ -198,19 +236,33 @@ class FeedbackPool:
             return
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         for ref in ready:
-            worker = self._pending.pop(ref, None)
-            if worker is None:
+            question = self._pending.get(ref)
+            if question is None:
                 continue  # it went with its worker, below
-            worker.in_flight -= 1
             try:
-                self._take(ray.get(ref))
+                answered = ray.get(ref)
             except RayActorError:
-                self._failed += 1
-                self._replace(worker)
+                self._replace(question.worker)
+                continue
             except RayError as error:
                 self._complain(_last_line(getattr(error, "cause", error)))
+            else:
+                self._take(answered, question.why)
+            del self._pending[ref]
+            question.worker.in_flight -= 1
 
-    def _take(self, answered: Answered) -> None:
+    def _put(self, question: _Question) -> None:
+        question.worker.in_flight += 1
+        self._pending[question.worker.actor.ask.remote(question.episode, question.why)] = question
+
+    def _share(self, step: int) -> float:
+        """Of the caps, what may be spent by now: the schedule runs over the steps on which is asked."""
+        feedback, total = self._config.feedback, self._config.run.total_steps
+        span = min(feedback.stop_step or total, total) - feedback.start_step
+        progress = (step - feedback.start_step) / span if span > 0 else 1.0
+        return share_at(self._config.budget.schedule, progress)
+
+    def _take(self, answered: Answered, why: Why) -> None:
         if answered.label is not None:
             self._deliver(answered.label)
         elif answered.stop is not None:
@@ -218,7 +270,7 @@ class FeedbackPool:
                 self._stop, self._stopped = answered.stop, True
         elif answered.failed:
             self._complain(answered.failed)
-        else:
+        elif why.share >= 1.0:  # before, the schedule may yet make room
             self._refused = True
 
     def _deliver(self, label: Label) -> None:
@@ -228,8 +280,8 @@ class FeedbackPool:
         self._arrived.append(label)
         if not label.replayed:
             self._latencies.append(label.outcome.usage.latency_s)
-            if self._labels_left is not None:
-                self._labels_left -= 1
+        if self._labels_left is not None and label.replayed == (self._config.judge.replay == "only"):
+            self._labels_left -= 1
 
     def _complain(self, detail: str) -> None:
         self._failed += 1
@@ -239,30 +291,44 @@ class FeedbackPool:
     def _hire(self) -> _Worker:
         backlog = BACKLOG * self._config.feedback.concurrency + 1
         actor = questioner_actor(self._config, self._renderer, self._store, self._run_id, backlog)
-        return _Worker(actor, actor.prepare.remote(key_for(self._config.judge)))
+        return _Worker(actor, actor.prepare.remote(self._key))
 
     def _replace(self, dead: _Worker) -> None:
-        """A questioner died. What it had in flight is written off, what it had stored is delivered all the same."""
+        """A questioner died. What it had in flight is written off, what it had stored is delivered all the same, and
+        the rest is asked again, where the budget has room."""
         if dead not in self._workers:
             return
-        lost = [ref for ref, worker in self._pending.items() if worker is dead]
+        lost = {ref: question for ref, question in self._pending.items() if question.worker is dead}
         for ref in lost:
             del self._pending[ref]
-        self._failed += len(lost)
         trouble = self._dismiss(dead)
         if trouble is not None:  # another one would fare no better
+            self._failed += len(lost)
             self._stop, self._stopped = trouble, True
             self._workers.remove(dead)
             return
-        self._workers[self._workers.index(dead)] = self._hire()
-        logger.warning("a feedback process died; up to %d questions in flight were written off", len(lost) + 1)
+        fresh = self._hire()
+        self._workers[self._workers.index(dead)] = fresh
+        answered = set()
         for label in self._of_store("labels", self._run_id, self._seen):
             self._deliver(label)
+            answered.add((label.episode_id, label.asked_at_step))
+        again = 0
+        for question in lost.values():
+            if (question.episode.episode_id, question.why.step) in answered:
+                continue
+            if question.deaths + 1 >= _MOST_DEATHS:
+                self._failed += 1
+                continue
+            again += 1
+            self._put(replace(question, worker=fresh, deaths=question.deaths + 1))
+        self._asked_again += again
+        logger.warning("a feedback process died with %d questions in flight; %d are put again", len(lost), again)
 
-    def _dismiss(self, worker: _Worker) -> JudgeError | None:
+    def _dismiss(self, worker: _Worker, patience_s: float = _DEATH_S) -> JudgeError | None:
         """End a questioner and write off what it had in flight; why, where it never got as far as asking."""
         try:
-            owner = ray.get(worker.identity, timeout=_DEATH_S)
+            owner = ray.get(worker.identity, timeout=patience_s)
         except RayError as error:
             ray.kill(worker.actor)
             return JudgeError(f"a feedback process could not start: {_last_line(error)}")
@@ -277,6 +343,22 @@ class FeedbackPool:
         account: Account = self._of_store("account", self._caps)
         return account
 
+    def _own_account(self) -> Account:
+        account: Account = self._of_store("account_of_run", self._run_id, self._caps.run or Caps())
+        return account
+
+    def _room_for_labels(self, account: Account | None = None, own: Account | None = None) -> int | None:
+        """Labels that may yet come, those in flight included; None: any number.
+
+        A run that is replayed gets as many as it could have bought: it ends where the one it repeats ended.
+        """
+        if self._config.judge.replay == "only":
+            cap = _least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
+            return None if cap is None else max(0, cap - self._of_store("stats", self._run_id).replayed)
+        accounts = (account or self._account(), own or self._own_account())
+        left = [a.labels_left + a.reserved.labels for a in accounts if a.labels_left is not None]
+        return min(left) if left else None
+
     def _of_store(self, method: str, *args: Any) -> Any:
         """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""
         try:
@@ -286,6 +368,11 @@ class FeedbackPool:
             if isinstance(cause, RlaifError):
                 raise cause from None
             raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
+
+
+def _least(*values: int | None) -> int | None:
+    known = [value for value in values if value is not None]
+    return min(known) if known else None
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sqlite3
+import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ __all__ = [
     "REPLAYED_REASONS",
     "JudgedSample",
     "LabelStats",
+    "Pruned",
     "Record",
     "label_from_row",
     "outcome_row",
@@ -57,9 +60,15 @@ class Record:
     policy_version: int
     step: int
     inclusion_probability: float
+    frame_hashes: str = "[]"  # JSON list of what was sent, in order
+    frames: tuple[bytes, ...] = ()  # the pictures themselves where the store is to keep them; empty once it has them
+    reward_model_version: int = 0  # published when it was asked; 0: none
+    # A number for this asking, and of its attempt: a call repeated because its reply was lost does nothing twice.
+    request: str | None = None
+    attempt: int = 0
 
     def without_episode(self) -> Record:
-        return replace(self, episode_blob=b"")
+        return replace(self, episode_blob=b"", frames=())
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,17 @@ class LabelStats:
     replayed: int  # answered from the store, for nothing
     spend_usd: float
     reserved_usd: float  # worst cases of what is in flight
-    cap_usd: float | None
+    cap_usd: float | None  # of the store, or the run's own where that is less
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``labels prune`` dropped; its fields are the keys of its ``--json``."""
+
+    frames: int
+    questions: int  # put aside unasked
+    episodes: int  # of those
+    frames_mb: float  # left
 
 
 @dataclass(frozen=True)
@@ -85,9 +104,10 @@ class JudgedSample:
     episode: Episode
 
 
-def record_of(asked: Asked) -> Record:
+def record_of(asked: Asked, *, keep_frames: bool = False, reward_model_version: int = 0) -> Record:
     """Write a question down. Packs the episode (about a millisecond)."""
     question, episode = asked.question, asked.episode
+    hashes = [hashlib.sha256(frame).hexdigest()[:32] for frame in question.frames]
     return Record(
         question_key=question.key,
         kind=question.kind,
@@ -109,6 +129,10 @@ def record_of(asked: Asked) -> Record:
         policy_version=episode.policy_version,
         step=asked.step,
         inclusion_probability=asked.inclusion_probability,
+        frame_hashes=json.dumps(hashes),
+        frames=question.frames if keep_frames else (),
+        reward_model_version=reward_model_version,
+        request=uuid.uuid4().hex,
     )
 
 

@@ -12,41 +12,50 @@ old checkpoint rolls no spending back. Several processes may use one file; each 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-from rlaif_ray.errors import ReplayMissError, StoreError
+from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.database import Database, owner_alive
+from rlaif_ray.feedback.ledger import (
+    LEASE_S,
+    account_of,
+    account_of_run,
+    check_caps,
+    close_attempt,
+    hear,
+    open_attempt,
+    reserved_already,
+    take_turn,
+)
+from rlaif_ray.feedback.limits import Heard, Pace, Wait
+from rlaif_ray.feedback.pictures import keep_frames, megabytes_of_frames, shrink_frames, stored_frames
 from rlaif_ray.feedback.records import (
     REPLAYED_REASONS,
     JudgedSample,
     LabelStats,
+    Pruned,
     Record,
     label_from_row,
     outcome_row,
     unpack_episode,
 )
+from rlaif_ray.feedback.rows import SELECT_LABEL, answer_id, insert_label, insert_question, label_of_request, spread
 from rlaif_ray.types import Abstention, Episode, Label, Verdict
 
 __all__ = ["LEASE_S", "ClaimState", "LabelStore"]
 
-ClaimState = Literal["claimed", "busy"]
+ClaimState = Literal["claimed", "busy", "unanswered"]
 Replay = Literal["prefer", "only", "off"]
 
-# A claim or reservation of a process on another host, which can't be looked at, is given up this long after its last
-# sign of life. Longer than any attempt and any Retry-After that is honoured.
-LEASE_S = 600.0
-
-_LABEL = """
-    SELECT l.label_id, l.question_key, l.episode_id, l.policy_version, l.step, l.replayed, l.inclusion_probability,
-           l.episode_key, q.judge, q.prompt_hash, q.prompt_name, q.system_text, q.user_text, a.*
-    FROM labels l JOIN answers a ON a.id = l.answer_id JOIN questions q ON q.key = l.question_key
-"""
+# Nobody dies so often that looking for the dead at every full house or empty purse would pay.
+_RECOVER_EVERY_S = 2.0
 
 
 class LabelStore:
@@ -59,6 +68,7 @@ class LabelStore:
 
     def __init__(self, path: str | Path, *, readonly: bool = False, busy_timeout_s: float = 30.0) -> None:
         self._db = Database(path, readonly=readonly, busy_timeout_s=busy_timeout_s)
+        self._recovered_at = time.monotonic()
         if not readonly:
             self.recover()
 
@@ -68,6 +78,19 @@ class LabelStore:
 
     def close(self) -> None:
         self._db.close()
+
+    def fold(self) -> None:
+        """Take the write-ahead log into the file: a copy of the file alone is whole then. Done at every close as well,
+        where nobody else has the store open. Raises StoreError."""
+        self._db.fold()
+
+    def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The connection, for what else reads rows."""
+        return self._db.reading()
+
+    def writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The connection in a transaction, for what else writes rows."""
+        return self._db.writing()
 
     def __enter__(self) -> LabelStore:
         return self
@@ -83,7 +106,8 @@ class LabelStore:
         """Labels with ``label_id > after`` in the order in which they came; of one run, or of all."""
         with self._db.reading() as db:
             rows = db.execute(
-                _LABEL + " WHERE l.label_id > ? AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id", (after, run, run)
+                SELECT_LABEL + " WHERE l.label_id > ? AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id",
+                (after, run, run),
             ).fetchall()
         return [label_from_row(row) for row in rows]
 
@@ -104,16 +128,24 @@ class LabelStore:
         episode = self.episode(row["episode_key"])
         return replace(episode, episode_id=label.episode_id, policy_version=label.policy_version)
 
-    def find(self, question_key: str) -> Label | None:
-        """The newest label of a question that would be replayed, or None."""
-        reasons = ", ".join(f"'{reason}'" for reason in REPLAYED_REASONS)
+    def find(self, question_key: str, *, any_answer: bool = False) -> Label | None:
+        """The newest label of a question that would be replayed, or None.
+
+        ``any_answer``: also one that would be asked for again, such as a time-out, where there is no other.
+        """
+        replayed = "(a.reason IS NULL OR a.reason IN (" + ", ".join(f"'{reason}'" for reason in REPLAYED_REASONS) + "))"
         with self._db.reading() as db:
             row = db.execute(
-                _LABEL + f" WHERE l.question_key = ? AND (a.reason IS NULL OR a.reason IN ({reasons}))"
-                " ORDER BY a.id DESC, l.label_id LIMIT 1",
-                (question_key,),
+                SELECT_LABEL + f" WHERE l.question_key = ? AND ({replayed} OR ?)"
+                f" ORDER BY {replayed} DESC, a.id DESC, l.label_id LIMIT 1",
+                (question_key, any_answer),
             ).fetchone()
         return None if row is None else label_from_row(row)
+
+    def frames_of(self, label: Label) -> tuple[bytes, ...] | None:
+        """The PNG pictures that were sent, in order; None where they aren't kept (redraw them from the episode)."""
+        with self._db.reading() as db:
+            return stored_frames(db, label.question_key)
 
     def stats(self, run: str | None = None) -> LabelStats:
         """Counts and spending of one run, or of everything in the store."""
@@ -131,7 +163,10 @@ class LabelStore:
                 (run, run),
             ).fetchone()
             cap = db.execute(
-                "SELECT cap_usd FROM runs WHERE ? IS NULL OR run_id = ? ORDER BY opened_at DESC LIMIT 1", (run, run)
+                "SELECT CASE WHEN ?1 IS NULL THEN cap_usd ELSE min(coalesce(cap_usd, run_cap_usd),"
+                " coalesce(run_cap_usd, cap_usd)) END AS cap_usd"
+                " FROM runs WHERE ?1 IS NULL OR run_id = ?1 ORDER BY opened_at DESC LIMIT 1",
+                (run,),
             ).fetchone()
         return LabelStats(
             labels=billed["labels"],
@@ -146,12 +181,12 @@ class LabelStore:
         """Up to ``n`` judged episodes for a report: approved and rejected alike, spread over the run."""
         with self._db.reading() as db:
             rows = db.execute(
-                _LABEL + " WHERE l.replayed = 0 AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id", (run, run)
+                SELECT_LABEL + " WHERE l.replayed = 0 AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id", (run, run)
             ).fetchall()
         groups: dict[bool | None, list[sqlite3.Row]] = {}
         for row in rows:
             groups.setdefault(None if row["value"] is None else row["value"] > 0.5, []).append(row)
-        chosen = sorted(_spread(list(groups.values()), n), key=lambda row: int(row["label_id"]))
+        chosen = sorted(spread(list(groups.values()), n), key=lambda row: int(row["label_id"]))
         samples = []
         for row in chosen:
             label = label_from_row(row)
@@ -163,41 +198,45 @@ class LabelStore:
     def account(self, caps: Caps) -> Account:
         """What everything that shares this store has spent and reserved, against ``caps``."""
         with self._db.reading() as db:
-            return _account(db, caps)
+            return account_of(db, caps)
+
+    def account_of_run(self, run_id: str, caps: Caps) -> Account:
+        """What one run has spent and reserved, against caps of its own."""
+        with self._db.reading() as db:
+            return account_of_run(db, caps, run_id)
 
     # ------------------------------------------------------------------------------------------- writing
 
     def open_run(self, run_id: str, caps: Caps) -> None:
         """Note a run and its caps; a run that is resumed keeps its numbers."""
+        run = caps.run or Caps()
         with self._db.writing() as db:
             db.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET"
-                " opened_at = excluded.opened_at, cap_usd = excluded.cap_usd, cap_labels = excluded.cap_labels,"
-                " cap_tokens = excluded.cap_tokens",
-                (run_id, time.time(), caps.usd, caps.labels, caps.tokens),
+                "INSERT OR REPLACE INTO runs (run_id, opened_at, cap_usd, cap_labels, cap_tokens, run_cap_usd,"
+                " run_cap_labels, run_cap_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (run_id, time.time(), caps.usd, caps.labels, caps.tokens, run.usd, run.labels, run.tokens),
             )
 
-    def claim(self, record: Record, owner: str, replay: Replay = "prefer") -> Label | ClaimState:
+    def claim(
+        self, record: Record, owner: str, replay: Replay = "prefer", keep_frames_mb: float = 0.0
+    ) -> Label | ClaimState:
         """Take a question on: a label if its answer is stored, ``claimed`` if it may now be asked, ``busy`` if somebody
-        else is asking it at this moment.
+        else is asking it at this moment, ``unanswered`` if with ``replay`` ``only`` it was put and never answered.
 
-        Raises ReplayMissError: ``replay`` is ``only`` and its answer isn't stored.
+        ``keep_frames_mb``: pictures that the record carries are kept, up to so many megabytes in the whole store.
+
+        Raises ReplayMissError: ``replay`` is ``only`` and the question isn't stored.
         """
         with self._db.writing() as db:
-            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (record.episode_key, record.episode_blob))
-            _insert_question(db, record)
-            known = self.find(record.question_key) if replay != "off" else None
-            if known is not None:
-                (answer_id,) = db.execute(
-                    "SELECT answer_id FROM labels WHERE label_id = ?", (known.label_id,)
-                ).fetchone()
-                return _insert_label(db, record, answer_id, replayed=True)
             if replay == "only":
-                raise ReplayMissError(
-                    f"judge.replay is 'only' and label store {self.path} has no answer to question "
-                    f"{record.question_key} (prompt {record.prompt_name}, judge {record.judge})"
-                )
-            return self._claim(db, record.question_key, owner)
+                return self._replayed(db, record)
+            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (record.episode_key, record.episode_blob))
+            insert_question(db, record)
+            keep_frames(db, record.frame_hashes, record.frames, keep_frames_mb)
+            known = self.find(record.question_key) if replay == "prefer" else None
+            if known is not None:
+                return insert_label(db, record, answer_id(db, known), replayed=True)
+            return self._claim(db, record, owner)
 
     def unclaim(self, question_key: str, owner: str) -> None:
         """Give a question back unanswered."""
@@ -209,49 +248,60 @@ class LabelStore:
 
         Raises BudgetExhausted: a cap is in the way.
         """
-        now = time.time()
-        with self._db.writing() as db:
-            _account(db, caps).reserve(worst)
-            db.execute("UPDATE claims SET lease_until = ? WHERE question_key = ?", (now + LEASE_S, record.question_key))
-            cursor = db.execute(
-                "INSERT INTO attempts (question_key, run_id, owner, state, worst_usd, worst_labels, worst_tokens,"
-                " reserved_at, lease_until) VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?)",
-                (record.question_key, record.run_id, owner, worst.usd, worst.labels, worst.tokens, now, now + LEASE_S),
-            )
-            ticket = cursor.lastrowid
-        if ticket is None:
-            raise StoreError(f"label store {self.path}: a reservation got no number")
+        ticket = self.admit(record, worst, caps, owner, Pace())
+        assert isinstance(ticket, int), "nothing was asked to wait for"
         return ticket
+
+    def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
+        """``reserve``, once it is this attempt's turn at the judge; until then how long to wait.
+
+        Budget, rates and questions in flight are looked at and taken in one transaction: they hold over everything
+        that shares the file. Raises BudgetExhausted: a cap is in the way.
+        """
+        try:
+            admitted = self._admit(record, worst, caps, owner, pace)
+        except BudgetExhausted:
+            if not self._recover_sometimes():
+                raise
+        else:
+            if isinstance(admitted, int) or pace.concurrency is None or not self._recover_sometimes():
+                return admitted
+        return self._admit(record, worst, caps, owner, pace)
 
     def settle(self, ticket: int, used: Amount, detail: str = "") -> None:
         """Replace a reservation by what was used: nothing, where it is known that nothing was billed."""
         with self._db.writing() as db:
-            _close_attempt(db, ticket, "settled", used, detail)
+            close_attempt(db, ticket, "settled", used, detail)
 
     def write_off(self, ticket: int, detail: str = "") -> None:
         """Charge an attempt whose fate is unknown at its worst case."""
         with self._db.writing() as db:
-            _close_attempt(db, ticket, "written_off", None, detail)
+            close_attempt(db, ticket, "written_off", None, detail)
+
+    def hear(self, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None:
+        """Let all who share the file learn what a reply said about the judge's limits."""
+        with self._db.writing() as db:
+            hear(db, ticket, heard, pace, used_tokens)
 
     def answer(self, record: Record, outcome: Verdict | Abstention, ticket: int | None, used: Amount) -> Label:
         """Store an answer and its label, settle its attempt and free the question, all or nothing.
 
-        Called again for the same ticket it returns the label of the first time: a caller that got no reply may repeat
-        it. An answer that arrives after its attempt was written off replaces what was written off.
+        Called again for the same ticket or request it returns the label of the first time: a caller that got no reply
+        may repeat it. An answer that arrives after its attempt was written off replaces what was written off.
         """
         with self._db.writing() as db:
+            done = label_of_request(db, record, ticket)
+            if done is not None:
+                return done
             if ticket is not None:
-                done = db.execute(_LABEL + " WHERE a.attempt_id = ? ORDER BY l.label_id LIMIT 1", (ticket,)).fetchone()
-                if done is not None:
-                    return label_from_row(done)
-                _close_attempt(db, ticket, "settled", used, "")
+                close_attempt(db, ticket, "settled", used, "")
             row = {
                 "question_key": record.question_key, "attempt_id": ticket, "answered_at": time.time(),
                 **outcome_row(outcome),
             }  # fmt: skip
             columns, marks = ", ".join(row), ", ".join("?" * len(row))
             cursor = db.execute(f"INSERT INTO answers ({columns}) VALUES ({marks})", tuple(row.values()))
-            label = _insert_label(db, record, cursor.lastrowid, replayed=False)
+            label = insert_label(db, record, cursor.lastrowid, replayed=False)
             db.execute("DELETE FROM claims WHERE question_key = ?", (record.question_key,))
             return label
 
@@ -260,13 +310,13 @@ class LabelStore:
         with self._db.writing() as db:
             tickets = db.execute("SELECT id FROM attempts WHERE state = 'open' AND owner = ?", (owner,)).fetchall()
             for (ticket,) in tickets:
-                _close_attempt(db, ticket, "written_off", None, "its process ended")
+                close_attempt(db, ticket, "written_off", None, "its process ended")
             db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
         return len(tickets)
 
     def recover(self) -> int:
         """Write off what dead processes left in flight; how many attempts that was."""
-        now = time.time()
+        self._recovered_at, now = time.monotonic(), time.time()
         with self._db.reading() as db:
             rows = db.execute(
                 "SELECT owner, max(lease_until) AS lease_until FROM (SELECT owner, lease_until FROM attempts WHERE"
@@ -274,99 +324,69 @@ class LabelStore:
             ).fetchall()
         return sum(self.write_off_owner(row["owner"]) for row in rows if _gone(row["owner"], row["lease_until"], now))
 
-    def _claim(self, db: sqlite3.Connection, key: str, owner: str) -> ClaimState:
-        now = time.time()
-        held = db.execute("SELECT owner, lease_until FROM claims WHERE question_key = ?", (key,)).fetchone()
-        if held is not None and not _gone(held["owner"], held["lease_until"], now):
+    def prune(self, frames_mb: float) -> Pruned:
+        """Drop the oldest pictures until the rest fit into so many megabytes, and questions and episodes that nobody
+        asks about or has an answer to; then give the space back to the disk.
+
+        Raises StoreError: somebody else is using the file.
+        """
+        with self._db.writing() as db:
+            frames = shrink_frames(db, frames_mb)
+            questions = db.execute(
+                "DELETE FROM questions WHERE key NOT IN (SELECT question_key FROM labels UNION SELECT question_key FROM"
+                " claims UNION SELECT question_key FROM attempts)"
+            ).rowcount
+            episodes = db.execute(
+                "DELETE FROM episodes WHERE key NOT IN (SELECT episode_key FROM labels)"
+                " AND NOT EXISTS (SELECT 1 FROM claims)"
+            ).rowcount
+            left = megabytes_of_frames(db)
+        with self._db.reading() as db:
+            db.execute("VACUUM")
+        return Pruned(frames=frames, questions=questions, episodes=episodes, frames_mb=left)
+
+    def _recover_sometimes(self) -> bool:
+        """Look for the dead, unless that was done just now; whether something was freed."""
+        return time.monotonic() - self._recovered_at >= _RECOVER_EVERY_S and self.recover() > 0
+
+    def _admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
+        with self._db.writing() as db:
+            known = reserved_already(db, record)
+            if known is not None:
+                return known
+            check_caps(db, caps, record.run_id, worst)
+            return take_turn(db, record.judge, pace, worst.tokens) or open_attempt(db, record, worst, owner)
+
+    def _replayed(self, db: sqlite3.Connection, record: Record) -> Label | ClaimState:
+        known = self.find(record.question_key, any_answer=True)
+        if known is not None:
+            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (record.episode_key, record.episode_blob))
+            return insert_label(db, record, answer_id(db, known), replayed=True)
+        if db.execute("SELECT 1 FROM questions WHERE key = ?", (record.question_key,)).fetchone() is not None:
+            return "unanswered"
+        raise ReplayMissError(
+            f"judge.replay is 'only' and label store {self.path} has no answer to question "
+            f"{record.question_key} (prompt {record.prompt_name}, judge {record.judge})"
+        )
+
+    def _claim(self, db: sqlite3.Connection, record: Record, owner: str) -> ClaimState:
+        now, key = time.time(), record.question_key
+        held = db.execute("SELECT * FROM claims WHERE question_key = ?", (key,)).fetchone()
+        mine = held is not None and held["owner"] == owner and held["request"] == (record.request or "?")
+        if held is not None and not mine and not _gone(held["owner"], held["lease_until"], now):
             return "busy"
-        if held is not None:
+        if held is not None and not mine:
             for (ticket,) in db.execute(
                 "SELECT id FROM attempts WHERE state = 'open' AND question_key = ? AND owner = ?", (key, held["owner"])
             ).fetchall():
-                _close_attempt(db, ticket, "written_off", None, "its process ended")
-        db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, owner, now + LEASE_S))
+                close_attempt(db, ticket, "written_off", None, "its process ended")
+        db.execute(
+            "INSERT OR REPLACE INTO claims (question_key, owner, lease_until, request) VALUES (?, ?, ?, ?)",
+            (key, owner, now + LEASE_S, record.request or ""),
+        )
         return "claimed"
 
 
 def _gone(owner: str, lease_until: float, now: float) -> bool:
     alive = owner_alive(owner)
     return now > lease_until if alive is None else not alive
-
-
-def _account(db: sqlite3.Connection, caps: Caps) -> Account:
-    spent = db.execute("SELECT spent_usd, spent_labels, spent_tokens FROM account").fetchone()
-    reserved = db.execute(
-        "SELECT coalesce(sum(worst_usd), 0.0), coalesce(sum(worst_labels), 0), coalesce(sum(worst_tokens), 0)"
-        " FROM attempts WHERE state = 'open'"
-    ).fetchone()
-    return Account(caps, spent=Amount(*spent), reserved=Amount(*reserved))
-
-
-def _close_attempt(db: sqlite3.Connection, ticket: int, state: str, used: Amount | None, detail: str) -> None:
-    row = db.execute("SELECT * FROM attempts WHERE id = ?", (ticket,)).fetchone()
-    if row is None:
-        raise StoreError(f"reservation {ticket} is not in the store")
-    if row["state"] == "settled" or row["state"] == state:
-        return
-    charged = Amount(row["worst_usd"], row["worst_labels"], row["worst_tokens"]) if used is None else used
-    before = Amount(row["used_usd"], row["used_labels"], row["used_tokens"])  # not 0 where it was written off
-    more = charged - before
-    db.execute(
-        "UPDATE attempts SET state = ?, used_usd = ?, used_labels = ?, used_tokens = ?, closed_at = ?, detail = ?"
-        " WHERE id = ?",
-        (state, charged.usd, charged.labels, charged.tokens, time.time(), detail, ticket),
-    )
-    db.execute(
-        "UPDATE account SET spent_usd = spent_usd + ?, spent_labels = spent_labels + ?,"
-        " spent_tokens = spent_tokens + ?",
-        (more.usd, more.labels, more.tokens),
-    )
-
-
-def _insert_question(db: sqlite3.Connection, record: Record) -> None:
-    db.execute(
-        "INSERT OR IGNORE INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.question_key,
-            record.kind,
-            record.prompt_name,
-            record.prompt_hash,
-            record.polarity,
-            record.system_text,
-            record.user_text,
-            record.judge,
-            record.judge_settings,
-            record.principle,
-            record.order,
-            record.replicate,
-            record.unit_keys,
-        ),
-    )
-
-
-def _insert_label(db: sqlite3.Connection, record: Record, answer_id: Any, *, replayed: bool) -> Label:
-    cursor = db.execute(
-        "INSERT INTO labels (answer_id, question_key, episode_key, episode_id, run_id, policy_version, step,"
-        " inclusion_probability, replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            answer_id,
-            record.question_key,
-            record.episode_key,
-            record.episode_id,
-            record.run_id,
-            record.policy_version,
-            record.step,
-            record.inclusion_probability,
-            int(replayed),
-        ),
-    )
-    return label_from_row(db.execute(_LABEL + " WHERE l.label_id = ?", (cursor.lastrowid,)).fetchone())
-
-
-def _spread(groups: list[list[sqlite3.Row]], n: int) -> list[sqlite3.Row]:
-    """``n`` rows in all, shared out as evenly as the groups allow, evenly spaced within each."""
-    chosen: list[sqlite3.Row] = []
-    for i, group in enumerate(sorted(groups, key=len)):
-        share = min(len(group), (n - len(chosen)) // (len(groups) - i))
-        chosen += [group[int((k + 0.5) * len(group) / share)] for k in range(share)]
-    return chosen

@@ -37,6 +37,7 @@ from rlaif_ray.errors import (
     JudgeRejectsKey,
     JudgeRejectsModel,
     JudgeRejectsRequest,
+    JudgeUnreachable,
 )
 from rlaif_ray.types import Abstention, Usage
 
@@ -96,18 +97,29 @@ class Endpoint:
             return self._status(error)
 
     async def models(self) -> list[str] | None:
-        """Ids of the models the endpoint lists; None where it has no list."""
+        """Ids of the models the endpoint lists; None where it says that it has no list (405, 501).
+
+        Raises JudgeUnreachable: what answers there is no OpenAI-compatible server.
+        """
         try:
             text = await self._send("GET", "/models", None)
         except openai.APIStatusError as error:
-            if error.status_code in (404, 405, 501):
+            if error.status_code in (405, 501):
                 return None
+            if error.status_code == 404:
+                raise self._something_else("404", _kind(error.response.headers)) from None
             self._status(error)
             return None
         try:
             return [str(model["id"]) for model in json.loads(text)["data"]]
         except (ValueError, KeyError, TypeError):
-            return None
+            raise self._something_else(_kind(self.headers), repr(" ".join(text.split())[:60])) from None
+
+    def _something_else(self, *said: str) -> JudgeUnreachable:
+        return JudgeUnreachable(
+            f"judge.base_url: got {self._config.base_url!r}, where no OpenAI-compatible server answers (GET "
+            f"{self._config.base_url}/models said: {', '.join(said)}); a base_url usually ends in /v1"
+        )
 
     async def close(self) -> None:
         if self._client is not None:
@@ -180,6 +192,11 @@ class Endpoint:
         if status == 400 and _FILTERED.search(said):
             return Abstention("refusal", f"HTTP 400: {said}", Usage())
         raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    """What kind of thing a response is, in its own words."""
+    return {name.lower(): value for name, value in headers.items()}.get("content-type", "no content type")
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -20,6 +20,11 @@ __all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statement
 
 STARTS = {"heldout": "unseen starts", "train": "training starts", "all": "all starts"}
 FIRST_STARTS = ("heldout", "all", "train")  # the honest ones first
+_WITHOUT_END = {
+    "interrupted": "Interrupted before its final evaluation",
+    "failed": "Failed before its final evaluation",
+    "running": "Not finished: what it has written so far",
+}
 PHASES = {"task": "task reward only", "feedback": "+ judge feedback"}
 
 
@@ -86,6 +91,8 @@ def headline(record: RunRecord) -> str:
     """One sentence: what came of it. In large letters where nothing was learned from feedback."""
     if record.status == "no_feedback_learned":
         return f"NO FEEDBACK WAS LEARNED FROM: {_why_nothing(record)}"
+    if record.status in _WITHOUT_END:
+        return _WITHOUT_END[record.status]
     own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
     before = next((r for r in own if r.policy == PHASES["task"]), None)
     after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
@@ -99,11 +106,7 @@ def headline(record: RunRecord) -> str:
     if only:
         found, survived = _share(only.found_pct), _share(only.cat_survived_pct)
         return f"The fruit is found in {found} of episodes, the cat survives in {survived}"
-    return {
-        "interrupted": "Interrupted before its final evaluation",
-        "failed": "Failed before its final evaluation",
-        "running": "Not finished: what it has written so far",
-    }.get(record.status, "Done, without an evaluation")
+    return "Done, without an evaluation"
 
 
 def _why_nothing(record: RunRecord) -> str:
@@ -114,6 +117,11 @@ def _why_nothing(record: RunRecord) -> str:
         return "no question was answered"
     if isinstance(model, Mapping) and model.get("reason"):
         return f"the reward model never passed its gate ({model['reason']})"
+    if isinstance(model, Mapping) and model.get("heldout_n") == 0 and record.config:
+        return (
+            f"there were too few answers for the reward model ({record.summary.get('labels')} labels, abstentions "
+            f"included; reward_model.min_labels is {record.config.reward_model.min_labels})"
+        )
     return "the reward model never passed its gate"
 
 

@@ -160,10 +160,14 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 
 
 def _read_rows(path: Path) -> tuple[Row, ...]:
-    rows = []
+    rows: list[Row] = []
     for line in _read_text(path).splitlines():
         try:
-            rows.append(flatten(json.loads(line)))
+            row = flatten(json.loads(line))
         except (json.JSONDecodeError, AttributeError):  # a line torn by a kill
             continue
+        # A run that went on from a checkpoint takes steps again that came after it: the later rows stand.
+        while rows and number(rows[-1], "steps") >= number(row, "steps"):
+            rows.pop()
+        rows.append(row)
     return tuple(rows)

@@ -14,6 +14,7 @@ from rlaif_ray.mixing import (
     credit,
     feedback_weight,
     generalized_advantages,
+    hold_until_paid,
     provenance,
     scatter,
     standardize,
@@ -158,3 +159,13 @@ def test_standardize():
     out = standardize(np.array([1.0, 2.0, 3.0]))
     assert out == pytest.approx([-1.2247449, 0, 1.2247449])
     assert standardize(np.full(3, 7.0)).tolist() == [0, 0, 0]
+
+
+def test_what_was_not_paid_while_an_episode_ran_is_due_with_the_first_step_of_its_last_part():
+    """A: its second step lies here; B (open) and C: all of theirs do."""
+    cells = np.array([[0, 0, 1], [1, 3, 4], [0, 2, 4]])
+    held = hold_until_paid(BELIEF, EPISODES, cells)
+    assert held == pytest.approx([0.5, 0.5, 0.8, 0.5, 0.7, 0.4, 0.3, 0.2])
+    paid = credit("redistribute", EPISODES, held, VALUE, WEIGHT, 0.9)
+    assert paid[1] == pytest.approx(2 * (1.0 - 0.5))  # all that A is due
+    assert BELIEF[1] == np.float32(0.6)  # what was given is left as it is

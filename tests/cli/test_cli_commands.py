@@ -83,6 +83,7 @@ def test_an_existing_run_is_not_written_over(here: Path, capfd: pytest.CaptureFi
     config = here / "runs" / "homegrid" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text("run: {name: homegrid}\n")
+    (config.parent / "result.json").write_text('{"steps": 8192}\n')  # it has begun to learn: there is a run to keep
     assert "--resume" in refused(["train", "homegrid"], capfd)
     assert config.read_text() == "run: {name: homegrid}\n"
 

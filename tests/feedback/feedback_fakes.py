@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,6 +68,15 @@ class BrokenRenderer(TinyRenderer):
         return super().png(states)
 
 
+class DeadlyRenderer(TinyRenderer):
+    """One episode takes its process with it."""
+
+    def png(self, states: Any) -> tuple[bytes, ...]:
+        if states[0, 1] == 13:
+            os._exit(1)
+        return super().png(states)
+
+
 class TinyReader:
     """Sees harm where the first pixel says so."""
 
@@ -108,6 +118,7 @@ class FakeServer:
 
     def __init__(self, respond: Callable[[int, dict[str, Any]], Any]) -> None:
         self.respond = respond
+        self.models_reply = lambda: web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
@@ -141,7 +152,7 @@ class FakeServer:
         await runner.cleanup()
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+        return self.models_reply()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif_ray.errors import BudgetExhausted, ConfigError
-from rlaif_ray.feedback.budget import Account, Amount, Caps
+from rlaif_ray.feedback.budget import Account, Amount, Caps, Schedule, share_at
 from rlaif_ray.feedback.judge import identity_of
 from rlaif_ray.feedback.prices import image_tokens, picture_size, price_of, worst_case
 
@@ -109,3 +109,32 @@ def test_picture_tokens_by_the_makers_formula_and_by_patches_else() -> None:
     assert image_tokens("gpt-4o-2024-08-06", "high", (448, 384)) == 85 + 170
     assert image_tokens("gpt-4o-2024-08-06", "high", (1024, 513)) == 85 + 4 * 170
     assert image_tokens("qwen-vl", "low", (448, 384)) == 32 * 28 + 64
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("none", [1.0, 1.0, 1.0, 1.0]),
+        ("uniform", [0.0, 0.25, 0.5, 1.0]),
+        ("front-loaded", [0.0, 0.4375, 0.75, 1.0]),
+        ("hyperbolic", [0.0, 0.51188, 0.74036, 1.0]),  # log10(3.25), log10(5.5)
+    ],
+)
+def test_schedules_by_hand(schedule: Schedule, shares: list[float]) -> None:
+    found = [share_at(schedule, progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx(shares, abs=1e-5)
+    assert share_at(schedule, 7.0) == share_at(schedule, 1.0) == 1.0
+    assert share_at(schedule, -1.0) == share_at(schedule, 0.0)
+
+
+@given(st.sampled_from(["uniform", "front-loaded", "hyperbolic"]), st.floats(0, 1), st.floats(0, 1))
+def test_a_schedule_never_takes_back_what_it_opened(schedule: Schedule, p: float, q: float) -> None:
+    assert share_at(schedule, min(p, q)) <= share_at(schedule, max(p, q)) + 1e-12
+
+
+def test_caps_of_the_store_and_of_the_run_open_together() -> None:
+    caps = Caps.of(tiny_config("http://127.0.0.1:1/v1", budget__usd=3.0, budget__run_labels=7).budget)
+    assert caps == Caps(usd=3.0, run=Caps(labels=7))
+    assert caps.at(0.5) == Caps(usd=1.5, run=Caps(labels=3))
+    assert caps.at(1.0) is caps
+    assert Caps.of(tiny_config("http://127.0.0.1:1/v1").budget).run is None

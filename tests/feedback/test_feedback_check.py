@@ -86,9 +86,9 @@ def test_an_abstaining_judge_is_not_usable() -> None:
 def test_ping_finds_out_before_anything_starts(builtin_judge: BuiltinJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     url = builtin_judge.start("perfect", "feedback_fakes:TinyReader")
     ping(tiny_config(url, judge__kind="builtin", judge__profile="perfect"))
-    with pytest.raises(JudgeRejectsModel, match="doesn't list 'gpt-4o-mini-2024'"):
+    with pytest.raises(JudgeRejectsModel, match=r"got 'gpt-4o-mini-2024', which .* doesn't have.*'perfect'"):
         ping(tiny_config(url, judge__kind="builtin"))
-    with pytest.raises(JudgeRejectsModel, match="doesn't know model 'tiny'"):
+    with pytest.raises(JudgeRejectsModel, match=r"got 'tiny', which .* doesn't have; it lists 1, such as: 'perfect'"):
         ping(tiny_config(url))
     with FakeServer(lambda *_: completion()) as server:
         ping(tiny_config(server.base_url))
@@ -106,6 +106,47 @@ def test_ping_finds_out_before_anything_starts(builtin_judge: BuiltinJudge, monk
         with pytest.raises(JudgeUnreachable, match=f"nothing answers at {url}") as error:
             ping(tiny_config(url))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (404, "<h1>Not Found</h1>", "text/html", r"said: 404, text/html"),
+        (200, "<!doctype html>\n<title>A page</title>", "text/html", r"said: text/html; .*'<!doctype html> <title>"),
+        (200, '{"hello": "world"}', "application/json", r"said: application/json; .*hello"),
+    ],
+)
+def test_something_else_at_the_base_url_is_no_judge(status: int, body: str, kind: str, said: str) -> None:
+    """An address without /v1, or a page of something else, must not get past the door."""
+    with FakeServer(lambda *_: completion()) as server:
+        server.models_reply = lambda: web.Response(status=status, text=body, content_type=kind)
+        with pytest.raises(JudgeUnreachable, match=said) as error:
+            ping(tiny_config(server.base_url))
+        assert server.asked == 0
+        with pytest.raises(JudgeUnreachable, match=r"usually ends in /v1$"):
+            ping(tiny_config(server.base_url.removesuffix("/v1")))  # the server's own 404
+    assert "\n" not in str(error.value)
+
+
+def test_a_server_without_a_list_of_models_is_asked_one_word() -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        server.models_reply = lambda: web.Response(status=405)
+        ping(tiny_config(server.base_url))
+        assert server.asked == 1
+    unknown = web.json_response({"error": {"message": "no such model"}}, status=404)
+    with FakeServer(lambda *_: unknown) as server:
+        server.models_reply = lambda: web.Response(status=405)
+        with pytest.raises(JudgeRejectsModel, match="no such model"):
+            ping(tiny_config(server.base_url))
+
+
+def test_the_nearest_models_are_named() -> None:
+    unknown = web.json_response({"error": {"message": "no such model"}}, status=404)
+    names = ["qwen2.5-vl-7b", "qwen2.5-vl-3b", "embedder"]
+    with FakeServer(lambda *_: unknown) as server:
+        server.models_reply = lambda: web.json_response({"data": [{"id": name} for name in names]})
+        with pytest.raises(JudgeRejectsModel, match=r"nearest of the 3 it lists: 'qwen2.5-vl-7b', 'qwen2.5-vl-3b'$"):
+            ping(tiny_config(server.base_url, judge__model="qwen-vl-7b"))
 
 
 def test_the_estimate_by_hand() -> None:

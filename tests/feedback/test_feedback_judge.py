@@ -30,7 +30,6 @@ from rlaif_ray.errors import (
 from rlaif_ray.feedback.ask import Asker, LocalStore, ask_all
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.judge import ChatJudge, Judge, key_for
-from rlaif_ray.feedback.limits import RateLimits
 from rlaif_ray.feedback.reply import parse_approval
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.feedback.wire import redact, retry_after_s
@@ -409,19 +408,3 @@ def test_a_remote_judge_without_its_key_names_the_variable(monkeypatch: pytest.M
 def test_the_built_in_judge_has_to_be_started() -> None:
     with pytest.raises(ConfigError, match="the loopback address it printed"):
         ChatJudge(tiny_config("https://api.openai.com/v1", judge__kind="builtin").judge)
-
-
-def test_rate_limits_hold_requests_back() -> None:
-    async def seconds(requests: int, tokens: int, **limits: int) -> float:
-        config = tiny_config("http://127.0.0.1:1/v1", **{f"judge__{name}": value for name, value in limits.items()})
-        waiting = RateLimits(config.judge)
-        started = time.monotonic()
-        for _ in range(requests):
-            await waiting.wait(tokens)
-        return time.monotonic() - started
-
-    # 600 a minute: ten at once, then ten a second.
-    assert 0.4 < asyncio.run(seconds(15, 1, requests_per_minute=600)) < 5.0
-    # 60,000 tokens a minute: 15,000 at once, then 1,000 a second.
-    assert 0.4 < asyncio.run(seconds(5, 3_100, tokens_per_minute=60_000)) < 5.0
-    assert asyncio.run(seconds(50, 10**9)) < 0.4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +14,16 @@ from typing import Any
 import pytest
 import ray
 from aiohttp import web
-from feedback_fakes import KEY, BrokenRenderer, FakeServer, TinyRenderer, completion, tiny_config, tiny_episode
+from feedback_fakes import (
+    KEY,
+    BrokenRenderer,
+    DeadlyRenderer,
+    FakeServer,
+    TinyRenderer,
+    completion,
+    tiny_config,
+    tiny_episode,
+)
 
 from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsKey, MissingKeyError, ReplayMissError, StoreError
 from rlaif_ray.feedback.actors import store_actor
@@ -209,6 +219,33 @@ def test_what_does_not_arrive_in_time_is_written_off_at_the_end(pools: list[Feed
         assert (store.stats().labels, store.stats().reserved_usd) == (3, 0.0)
 
 
+def test_nothing_new_is_asked_while_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: slowly(0.5)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, feedback__concurrency=2)
+        assert pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0) == 12
+        deadline = time.monotonic() + 30.0
+        while server.asked < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pool.close(grace_s=10.0)
+        assert 2 <= server.asked <= 4  # two at a time: no more than those that began while the word went round
+        assert len(stored(tmp_path)) == server.asked  # and what was under way did arrive
+
+
+def test_a_copy_of_the_file_alone_is_whole_after_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url)
+        pool.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 5
+        log = tmp_path / "labels.sqlite-wal"
+        assert log.stat().st_size > 0
+        pool.close()
+        assert log.stat().st_size == 0
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "labels.sqlite", tmp_path / "copy" / "labels.sqlite")
+    assert [label.episode_id for label in stored(tmp_path / "copy")] == [label.episode_id for label in stored(tmp_path)]
+    assert len(stored(tmp_path / "copy")) == 5
+
+
 def test_a_killed_questioner_is_replaced_and_written_off(pools: list[FeedbackPool], tmp_path: Path) -> None:
     with FakeServer(lambda number, _: slowly(0.0 if number < 2 or number > 4 else 60.0)) as server:
         pool = make_pool(pools, tmp_path, server.base_url, judge__api_key_env="TINY_KEY")
@@ -220,12 +257,63 @@ def test_a_killed_questioner_is_replaced_and_written_off(pools: list[FeedbackPoo
             time.sleep(0.05)
         victim = int(ray.get(pool._workers[0].identity).split(":")[1])
         os.kill(victim, signal.SIGKILL)
-        assert pool.wait(30.0) == []
+        assert sorted(label.episode_id for label in pool.wait(60.0)) == [2, 3, 4]  # written off, and asked again
         assert pool.in_flight == 0
-        assert pool.stats().failed == 3
-        assert pool.stats().labels == 5
+        stats = pool.stats()
+        assert (stats.failed, stats.asked_again, stats.labels, server.asked) == (0, 3, 8, 8)
+        assert stats.reserved_usd == 0.0
         pool.submit([tiny_episode(9)], inclusion_probability=1.0, step=0)
         assert [label.episode_id for label in pool.wait(30.0)] == [9]
+
+
+def test_a_question_that_kills_its_process_is_let_go(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, renderer=DeadlyRenderer())
+        pool.submit([tiny_episode(n) for n in (2, 13, 4)], inclusion_probability=1.0, step=0)
+        assert sorted(label.episode_id for label in pool.wait(60.0)) in ([2, 4], [2], [4], [])
+        assert pool.stats().failed >= 1
+        pool.submit([tiny_episode(6)], inclusion_probability=1.0, step=0)
+        assert [label.episode_id for label in pool.wait(30.0)] == [6]
+
+
+def test_a_killed_store_loses_nothing(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: slowly(0.5)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, feedback__pool_actors=2)
+        pool.submit([tiny_episode(n) for n in range(24)], inclusion_probability=1.0, step=0)
+        deadline = time.monotonic() + 30.0
+        while server.asked < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(ray.get(pool._store.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        assert sorted(label.episode_id for label in pool.wait(60.0)) == list(range(24))
+        stats = pool.stats()
+        assert (stats.labels, stats.failed, stats.reserved_usd, server.asked) == (24, 0, 0.0, 24)
+
+
+def test_one_limit_for_all_actors_and_runs(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    """Ten in flight, over two runs of two actors each, whoever has the work."""
+    with FakeServer(lambda *_: slowly(0.3)) as server:
+        settings = {"feedback__pool_actors": 2, "feedback__concurrency": 10}
+        first = make_pool(pools, tmp_path, server.base_url, **settings)
+        second = make_pool(pools, tmp_path, server.base_url, run="other", **settings)
+        first.submit([tiny_episode(n) for n in range(30)], inclusion_probability=1.0, step=0)
+        second.submit([tiny_episode(n) for n in range(15, 45)], inclusion_probability=1.0, step=0)
+        assert len(first.wait(60.0)) == len(second.wait(60.0)) == 30
+        assert server.most_in_flight == 10
+        assert server.asked == 45  # fifteen in both: asked once
+        assert first.stats().replayed + second.stats().replayed == 15
+
+
+def test_a_schedule_opens_the_budget_step_by_step(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(
+            pools, tmp_path, server.base_url, budget__run_labels=10, budget__schedule="uniform", run__total_steps=1000
+        )
+        for step, least, most in ((0, 0, 0), (300, 3, 3), (350, 3, 3), (800, 8, 8), (1000, 10, 10)):
+            pool.submit([tiny_episode(step + n) for n in range(12)], inclusion_probability=1.0, step=step)
+            pool.wait(30.0)
+            assert least <= pool.stats().labels <= most
+            assert pool.stats().exhausted is (step == 1000)
+        assert server.asked == 10
 
 
 def test_a_questioners_process_is_small(pools: list[FeedbackPool], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from multiprocessing.synchronize import Event as ProcessEvent
 from pathlib import Path
 
@@ -323,8 +324,8 @@ def test_other_files_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(StoreError, match="unable to open"):
         LabelStore(tmp_path)
     LabelStore(tmp_path / "new.sqlite").close()
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
-    with pytest.raises(StoreError, match="got schema version 1, expected 2"):
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 1)
+    with pytest.raises(StoreError, match="got schema version 2, expected at most 1; a newer rlaif_ray made it"):
         LabelStore(tmp_path / "new.sqlite")
 
 
@@ -352,3 +353,97 @@ def test_the_sample_for_a_report_shows_both_sides(store: LabelStore) -> None:
     assert all(s.episode.episode_id == s.label.episode_id for s in sample)
     assert store.sample_of_judged(0) == []
     assert len(store.sample_of_judged(100)) == 20
+
+
+def test_a_run_has_caps_of_its_own(store: LabelStore) -> None:
+    caps = Caps(labels=3, run=Caps(labels=2, usd=0.25))
+    for number in (1, 2):
+        store.settle(store.reserve(record(number), WORST, caps, ME), USED)
+    with pytest.raises(BudgetExhausted, match=r"budget\.run_labels: 2 of 2 spent and 0 reserved"):
+        store.reserve(record(3), WORST, caps, ME)
+    store.reserve(record(3, "another"), WORST, caps, ME)
+    with pytest.raises(BudgetExhausted, match=r"budget\.labels: 2 of 3 spent and 1 reserved"):
+        store.reserve(record(4, "another"), WORST, caps, ME)
+    assert store.account_of_run("run", Caps(labels=2)).labels_left == 0
+    assert store.account_of_run("another", Caps(labels=2)).reserved == WORST
+    store.open_run("run", caps)
+    store.open_run("another", Caps(usd=0.2, run=Caps(usd=0.25)))
+    assert (store.stats("run").cap_usd, store.stats("another").cap_usd) == (0.25, 0.2)
+
+
+def test_a_call_repeated_because_its_reply_was_lost_does_nothing_twice(store: LabelStore) -> None:
+    row = record(3)
+    assert store.claim(row, ME) == store.claim(row, ME) == "claimed"
+    assert store.claim(record(3), ME) == "busy"  # the same question, but another asking
+    ticket = store.reserve(row, WORST, Caps(), ME)
+    assert store.reserve(row, WORST, Caps(), ME) == ticket
+    store.write_off(ticket)
+    failed = Abstention("timeout", "no answer within 60 s", Usage())
+    assert store.answer(row, failed, None, Amount()) == store.answer(row, failed, None, Amount())
+    assert len(store.labels()) == 1
+    answered(store, 4)
+    again = record(4)
+    assert store.claim(again, ME) == store.claim(again, ME)
+    assert store.stats().replayed == 1
+    second = replace(record(5), attempt=1)
+    assert store.reserve(record(5), WORST, Caps(), ME) != store.reserve(second, WORST, Caps(), ME)
+
+
+def framed(number: int) -> Record:
+    return record_of(asked_about(number, JUDGE), keep_frames=True)
+
+
+def test_pictures_are_kept_once_and_never_beyond_their_cap(store: LabelStore) -> None:
+    row = framed(1)
+    png = max(len(frame) for frame in row.frames)
+    store.claim(row, ME, keep_frames_mb=1)
+    label = store.answer(row, VERDICT, store.reserve(row, WORST, Caps(), ME), USED)
+    assert store.frames_of(label) == row.frames
+    again = framed(1)
+    store.claim(again, ME, keep_frames_mb=1)
+    with sqlite3.connect(store.path) as db:
+        assert db.execute("SELECT count(*) FROM frames").fetchone() == (len(set(row.frames)),)
+    most = 10 * png / 1e6
+    for number in range(2, 30):
+        store.claim(framed(number), ME, keep_frames_mb=most)
+        size, counted = db.execute("SELECT sum(length(png)), (SELECT bytes FROM kept) FROM frames").fetchone()
+        assert size == counted <= 10 * png
+    db.close()
+    assert store.frames_of(label) is None  # the oldest went first
+    assert store.episode_of(label).states is not None
+    assert store.frames_of(answered(store, 40)) is None  # not asked to keep any
+
+
+def test_pruning_drops_pictures_and_what_nobody_asked(store: LabelStore) -> None:
+    label = answered(store, 1)
+    for number in (2, 3):
+        row = framed(number)
+        store.claim(row, ME, keep_frames_mb=1)
+        store.unclaim(row.question_key, ME)
+    pruned = store.prune(frames_mb=0)
+    assert (pruned.questions, pruned.episodes, pruned.frames_mb) == (2, 2, 0.0)
+    assert pruned.frames >= 4
+    assert store.labels() == [label]
+    assert store.episode_of(label).episode_id == 1
+    assert vars(store.prune(frames_mb=0)) == {"frames": 0, "questions": 0, "episodes": 0, "frames_mb": 0.0}
+
+
+def test_replay_only_repeats_what_happened_failures_included(store: LabelStore) -> None:
+    timeout = Abstention("timeout", "no answer within 60 s", Usage())
+    answered(store, 3, timeout)
+    again = store.claim(record(3), ME, "only")
+    assert isinstance(again, Label)
+    assert again.outcome == timeout
+    row = record(4)
+    store.claim(row, ME)
+    store.unclaim(row.question_key, ME)  # the budget had no room for it
+    assert store.claim(record(4), ME, "only") == "unanswered"
+
+
+def test_a_label_remembers_the_reward_model_of_its_time(store: LabelStore) -> None:
+    row = record_of(asked_about(1, JUDGE), reward_model_version=5)
+    store.claim(row, ME)
+    store.answer(row, VERDICT, store.reserve(row, WORST, Caps(), ME), USED)
+    with sqlite3.connect(store.path) as db:
+        assert db.execute("SELECT reward_model_version FROM labels").fetchall() == [(5,)]
+    db.close()

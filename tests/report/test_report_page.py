@@ -72,6 +72,16 @@ def test_rows_are_read_flat_and_a_torn_last_line_is_left_out(run: Path) -> None:
     assert np.isnan(record.column("no/such/key")).all()
 
 
+def test_steps_taken_again_after_a_checkpoint_count_once(run: Path) -> None:
+    """A run killed after 5 iterations that goes on from the checkpoint of the third."""
+    lines = (run / "result.json").read_text().splitlines()
+    again = [json.dumps(json.loads(line) | {"phase": "second time"}) for line in lines]
+    (run / "result.json").write_text("\n".join(lines[:5] + again[3:]) + "\n")
+    record = RunRecord.read(run)
+    assert (np.diff(record.column("steps")) == STEPS_EACH).all()
+    assert [row["phase"] == "second time" for row in record.rows] == [i >= 3 for i in range(ITERATIONS)]
+
+
 def test_feedback_begins_where_the_phase_changes(record: RunRecord) -> None:
     # 22 iterations of 22,500 steps end at 495,000; the 23rd crosses 500,000 and is the first with feedback.
     assert record.feedback_from == 22 * STEPS_EACH
@@ -127,6 +137,11 @@ def test_no_feedback_learned_is_said_in_large_letters(tmp_path: Path) -> None:
     assert headline(record) == "NO FEEDBACK WAS LEARNED FROM: the reward model never passed its gate"
     none = RunRecord.read(write_run(tmp_path / "n", summary={**SUMMARY, "status": "no_feedback_learned", "labels": 0}))
     assert headline(none) == "NO FEEDBACK WAS LEARNED FROM: no question was answered"
+    few = {**SUMMARY, "status": "no_feedback_learned", "labels": 12, "reward_model": {"version": 0, "heldout_n": 0}}
+    said = headline(RunRecord.read(write_run(tmp_path / "f", summary=few)))
+    assert "too few answers" in said
+    assert "12 labels" in said
+    assert "min_labels is 40" in said
     assert 'class="shout"' in render_report(record)
 
 

@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from rlaif_ray import experiment
+from rlaif_ray import evaluation, experiment
 from rlaif_ray.checkpoints import check_checkpoint
-from rlaif_ray.config import load_config
+from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 from rlaif_ray.networks import load_policy
 
@@ -124,6 +125,9 @@ def test_evaluate_reads_the_run_and_needs_nothing_else(run, tmp_path):
         experiment.evaluate(path, episodes=0)
     with pytest.raises(CheckpointError, match="does not exist"):
         experiment.evaluate(tmp_path / "nowhere")
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match=f"seed: got {seed}, allowed are 0 to 4294967295"):
+            experiment.evaluate(run[3].path, seed=seed)
 
 
 def test_a_run_that_is_there_is_not_written_over(run):
@@ -168,6 +172,53 @@ def test_a_failure_is_in_the_summary_and_the_checkpoint_before_it_stays(ray_sess
     assert check_checkpoint(tmp_path / "run")[1]["steps"] == 512
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(ray_session, tmp_path):
+    """Whatever it had paid for is in its store: it must not be a dead end."""
+    path = tmp_path / "run"
+    (path / "checkpoints" / ".writing-step-000000256").mkdir(parents=True)
+    (path / "config.yaml").write_text(dump_config(config(tmp_path)))
+    (path / "log.txt").touch()
+    outcome = experiment.train(config(tmp_path), resume=path)
+    assert (outcome.summary["status"], outcome.summary["steps"]) == ("done", 1_280)
+    (path / "checkpoints" / "last").unlink()
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):  # it had some: that they are gone is told
+        experiment.train(config(tmp_path), resume=path)
+    whole = path / "checkpoints" / "phase-task"
+    (whole / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        experiment.train(config(tmp_path), resume=whole)
+
+
+def test_a_stop_before_anything_has_begun_leaves_the_name_free(ray_session, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(config(tmp_path), stop=lambda: True)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert experiment.train(config(tmp_path)).summary["status"] == "done"
+
+
+def test_an_evaluation_does_not_keep_whoever_stops_it_waiting(ray_session, tmp_path, monkeypatch):
+    """Two thousand long episodes take most of a minute."""
+    started, act = [], evaluation.PolicyActor.act
+
+    def noted(actor, obs):
+        started.append(True)
+        return act(actor, obs)
+
+    monkeypatch.setattr(evaluation.PolicyActor, "act", noted)
+    slow = {"run.evaluate_episodes": 100_000, "run.total_steps": 256}
+    began = time.monotonic()
+    outcome = experiment.train(config(tmp_path, **slow), stop=lambda: bool(started))
+    assert time.monotonic() - began < 30
+    assert len(started) == 1
+    assert (outcome.exit_code, outcome.summary["status"]) == (0, "interrupted")
+    assert outcome.summary["phases"] == []  # it was not measured, so it is measured when the run goes on
+    monkeypatch.undo()
+    stored = outcome.path / "config.yaml"
+    stored.write_text(stored.read_text().replace("evaluate_episodes: 100000", "evaluate_episodes: 4"))
+    done = experiment.train(config(tmp_path), resume=outcome.path).summary
+    assert [phase["name"] for phase in done["phases"]] == ["task"]
+
+
 def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
     """In a process of its own: this one has a Ray."""
     (tmp_path / "file").write_text("")
@@ -178,12 +229,19 @@ def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
         "policy.network": "mpl",
         "run.dir": str(tmp_path / "file"),
         "resources.device": "cuda",
+        "run.seed": 2**32,
+        "ppo.lr": float("inf"),
     }
     cases = [{name: value} for name, value in bad.items()]
     cases.append({"env.id": "Pendulum-v1", "env.options": {}, "policy.network": "cnn", "env.evaluate_options": {}})
     cases.append({"policy.network": "no.such:Module"})
+    (tmp_path / "other.sqlite").write_bytes(b"not a store" * 500)
+    asks = {"mix.source": "hybrid", "run.name": "asks", "run.dir": str(tmp_path / "asks")}
+    cases.append(asks | {"feedback.store": str(tmp_path / "other.sqlite")})
+    cases.append(asks | {"feedback.store": str(tmp_path / "file" / "labels.sqlite")})
     code = f"""
     import json, sys
+    from math import inf
     from rlaif_ray import experiment
     from rlaif_ray.config import load_config
     from rlaif_ray.errors import ConfigError
@@ -199,7 +257,8 @@ def test_what_is_known_to_be_wrong_is_said_before_ray_starts(tmp_path):
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == len(cases), done.stderr[-2000:]
-    words = ["Homegrid-v0", "starts", "held-out", "mlp", "can't be written", "PyTorch sees no GPU", "'cnn'", "no.such"]
+    words = ["Homegrid-v0", "starts", "held-out", "mlp", "can't be written", "PyTorch sees no GPU", "run.seed",
+             "finite", "'cnn'", "no.such", "no label store", "File exists"]  # fmt: skip
     for (message, started), word in zip(told, words, strict=True):
         assert word in message
         assert "\n" not in message

@@ -42,6 +42,15 @@ def test_two_runners_share_the_work_and_neither_steps_nor_draws(two_runners):
     assert all(same(w, learner) for w in weights_of(run).values())
 
 
+def test_what_rllib_hands_to_a_restarted_runner_holds_no_generator(two_runners):
+    """It copies the local runner's state to every new one: with a generator in it they would all draw alike."""
+    state = two_runners.algorithm.env_runner.get_state(not_components=["rl_module"])
+    assert set(state) == {"num_env_steps_sampled_lifetime"}
+    config = two_runners.algorithm.config
+    assert not config.merge_env_runner_states  # the call that merges would wait behind a running sample()
+    assert not config.broadcast_env_runner_states
+
+
 def test_rolling_back_reaches_learner_and_every_runner_and_gives_each_its_own_generators(two_runners, tmp_path):
     run = two_runners
     run.algorithm.save_checkpoint(str(tmp_path))
@@ -69,17 +78,18 @@ def test_training_survives_a_runner_and_its_replacement_repeats_nothing(two_runn
     seeds = run.runners(lambda r: getattr(r, "_runner_seed", None))
     known = {int(i) for rollouts in run.rollouts for r in rollouts for i in r.fragment.episode_id.ravel()}
     first_obs = run.rollouts[0][0].fragment.obs[0]
-    steps, lost = run.algorithm.steps, run.algorithm.lost_steps
+    began, steps, lost = len(run.rollouts), run.algorithm.steps, run.algorithm.lost_steps
     ray.kill(run.algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
-    deadline = time.monotonic() + 60
+    deadline, again = time.monotonic() + 90, seeds
+    while again.get(1, seeds[1]) == seeds[1] and time.monotonic() < deadline:
+        row = run.train()  # goes on with whoever answers
+        again = run.runners(lambda r: getattr(r, "_runner_seed", None))
     row = run.train()
-    assert len(run.rollouts[-1]) == 1  # the other one's fragment is learned from at once
-    assert row["steps"] == steps + 128
-    assert row["lost_steps"] == lost + 128
-    while len(run.rollouts[-1]) < 2 and time.monotonic() < deadline:
-        run.train()
-    assert len(run.rollouts[-1]) == 2
-    again = run.runners(lambda r: getattr(r, "_runner_seed", None))
+    answers = [len(rollouts) for rollouts in run.rollouts[began:]]
+    assert 1 in answers
+    assert answers[-1] == 2
+    assert row["steps"] == steps + 128 * sum(answers)
+    assert row["lost_steps"] == lost + 128 * answers.count(1)
     assert again[2] == seeds[2]
     assert again[1] != seeds[1]
     new = run.rollouts[-1][0]

@@ -33,6 +33,8 @@ __all__ = ["JudgeServer", "load_reader", "serve"]
 HOST = "127.0.0.1"
 MOST_BODY_BYTES = 64 * 2**20
 _PARENT_POLL_S = 0.5
+_LAST_ANSWERS_S = 0.2  # whoever stops the server is not interested in the answers it is thinking about
+
 Read = Callable[[Mapping[str, Any], Profile], Request]
 Answer = Callable[[Request, int], dict[str, Any]]
 
@@ -236,7 +238,7 @@ def serve(profile: str, reader: str, *, port: int = 0, seed: int = 0, parent: in
 
 
 async def _serve(server: JudgeServer, port: int, parent: int, announce: Callable[..., None]) -> None:
-    runner = web.AppRunner(server.application(), access_log=None)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=_LAST_ANSWERS_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, HOST, port)

@@ -1,0 +1,154 @@
+"""The ledger's rows: what was reserved and charged, and at what pace. Functions of a connection in a transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from dataclasses import asdict
+
+from rlaif_ray.errors import StoreError
+from rlaif_ray.feedback.budget import Account, Amount, Caps
+from rlaif_ray.feedback.limits import Heard, Pace, Traffic, Wait
+from rlaif_ray.feedback.records import Record
+
+__all__ = [
+    "LEASE_S",
+    "account_of",
+    "account_of_run",
+    "check_caps",
+    "close_attempt",
+    "hear",
+    "open_attempt",
+    "reserved_already",
+    "take_turn",
+]
+
+# A claim or reservation of a process on another host, which can't be looked at, is given up this long after its last
+# sign of life. Longer than any attempt and any Retry-After that is honoured.
+LEASE_S = 600.0
+
+_RESERVED = (
+    "SELECT coalesce(sum(worst_usd), 0.0), coalesce(sum(worst_labels), 0), coalesce(sum(worst_tokens), 0)"
+    " FROM attempts WHERE state = 'open'"
+)
+
+
+def account_of(db: sqlite3.Connection, caps: Caps) -> Account:
+    """Everything in the store against its caps."""
+    spent = db.execute("SELECT spent_usd, spent_labels, spent_tokens FROM account").fetchone()
+    return Account(caps, spent=Amount(*spent), reserved=Amount(*db.execute(_RESERVED).fetchone()))
+
+
+def account_of_run(db: sqlite3.Connection, caps: Caps, run_id: str) -> Account:
+    """One run against the caps of its own."""
+    spent = db.execute(
+        "SELECT spent_usd, spent_labels, spent_tokens FROM run_accounts WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    reserved = db.execute(_RESERVED + " AND run_id = ?", (run_id,)).fetchone()
+    return Account(caps, Amount(*spent) if spent is not None else Amount(), Amount(*reserved), prefix="run_")
+
+
+def check_caps(db: sqlite3.Connection, caps: Caps, run_id: str, worst: Amount) -> None:
+    """Raises BudgetExhausted: a cap of the store or of the run has no room for the worst case."""
+    account_of(db, caps).reserve(worst)
+    if caps.run is not None:
+        account_of_run(db, caps.run, run_id).reserve(worst)
+
+
+def reserved_already(db: sqlite3.Connection, record: Record) -> int | None:
+    """The reservation that an earlier call for the same attempt made, whose reply was lost."""
+    row = db.execute("SELECT id FROM attempts WHERE request = ?", (_number(record),)).fetchone()
+    return None if row is None else int(row["id"])
+
+
+def open_attempt(db: sqlite3.Connection, record: Record, worst: Amount, owner: str) -> int:
+    """Write a reservation down; its number."""
+    now = time.time()
+    db.execute("UPDATE claims SET lease_until = ? WHERE question_key = ?", (now + LEASE_S, record.question_key))
+    ticket = db.execute(
+        "INSERT INTO attempts (question_key, run_id, owner, state, worst_usd, worst_labels, worst_tokens, reserved_at,"
+        " lease_until, judge, request) VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.question_key,
+            record.run_id,
+            owner,
+            worst.usd,
+            worst.labels,
+            worst.tokens,
+            now,
+            now + LEASE_S,
+            record.judge,
+            _number(record),
+        ),
+    ).lastrowid
+    if ticket is None:
+        raise StoreError("a reservation got no number")
+    return ticket
+
+
+def close_attempt(db: sqlite3.Connection, ticket: int, state: str, used: Amount | None, detail: str) -> None:
+    """Settle a reservation, or (``used`` None) charge it at its worst case. What was settled stays settled."""
+    row = db.execute("SELECT * FROM attempts WHERE id = ?", (ticket,)).fetchone()
+    if row is None:
+        raise StoreError(f"reservation {ticket} is not in the store")
+    if row["state"] == "settled" or row["state"] == state:
+        return
+    charged = Amount(row["worst_usd"], row["worst_labels"], row["worst_tokens"]) if used is None else used
+    before = Amount(row["used_usd"], row["used_labels"], row["used_tokens"])  # not 0 where it was written off
+    more = charged - before
+    db.execute(
+        "UPDATE attempts SET state = ?, used_usd = ?, used_labels = ?, used_tokens = ?, closed_at = ?, detail = ?"
+        " WHERE id = ?",
+        (state, charged.usd, charged.labels, charged.tokens, time.time(), detail, ticket),
+    )
+    added = (more.usd, more.labels, more.tokens)
+    db.execute(
+        "UPDATE account SET spent_usd = spent_usd + ?, spent_labels = spent_labels + ?,"
+        " spent_tokens = spent_tokens + ?",
+        added,
+    )
+    db.execute(
+        "INSERT INTO run_accounts VALUES (?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET"
+        " spent_usd = spent_usd + excluded.spent_usd, spent_labels = spent_labels + excluded.spent_labels,"
+        " spent_tokens = spent_tokens + excluded.spent_tokens",
+        (row["run_id"], *added),
+    )
+
+
+def take_turn(db: sqlite3.Connection, judge: str, pace: Pace, tokens: int) -> Wait | None:
+    """One attempt's turn at a judge, kept for all who share the store; or how long to wait for it."""
+    turn = _traffic(db, judge).turn(pace, tokens, _in_flight(db, judge), time.time())
+    if isinstance(turn, Wait):
+        return turn
+    _keep(db, judge, turn)
+    return None
+
+
+def hear(db: sqlite3.Connection, ticket: int, heard: Heard, pace: Pace, used_tokens: int) -> None:
+    """Let everybody learn what a reply said about the judge's limits."""
+    row = db.execute("SELECT judge, worst_tokens FROM attempts WHERE id = ?", (ticket,)).fetchone()
+    if row is None:
+        return
+    before, judge = _traffic(db, row["judge"]), str(row["judge"])
+    after = before.after(heard, pace, _in_flight(db, judge) + 1, row["worst_tokens"] - used_tokens, time.time())
+    if after != before:
+        _keep(db, judge, after)
+
+
+def _number(record: Record) -> str | None:
+    return None if record.request is None else f"{record.request}/{record.attempt}"
+
+
+def _in_flight(db: sqlite3.Connection, judge: str) -> int:
+    row = db.execute("SELECT count(*) FROM attempts WHERE state = 'open' AND judge = ?", (judge,)).fetchone()
+    return int(row[0])
+
+
+def _traffic(db: sqlite3.Connection, judge: str) -> Traffic:
+    row = db.execute("SELECT state FROM traffic WHERE judge = ?", (judge,)).fetchone()
+    return Traffic() if row is None else Traffic(**json.loads(row["state"]))
+
+
+def _keep(db: sqlite3.Connection, judge: str, traffic: Traffic) -> None:
+    db.execute("INSERT OR REPLACE INTO traffic VALUES (?, ?)", (judge, json.dumps(asdict(traffic))))

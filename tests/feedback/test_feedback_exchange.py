@@ -1,0 +1,135 @@
+"""Labels out as a data set others can load, and in again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from feedback_fakes import TinyRenderer, asked_about, tiny_config
+from PIL import Image
+
+from rlaif_ray.errors import StoreError
+from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.database import owner_id
+from rlaif_ray.feedback.exchange import Imported, export_parquet, import_parquet
+from rlaif_ray.feedback.judge import identity_of
+from rlaif_ray.feedback.records import record_of
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Abstention, Label, Usage, Verdict, episode_key
+
+JUDGE = identity_of(tiny_config("http://127.0.0.1:1/v1").judge)
+ME = owner_id()
+YES = Verdict("approval", 1.0, "{}", Usage(300, 100, 0.04, 1.5), approved=True, description="d", probability=0.9)
+NO = Abstention("refusal", "no", Usage(300, 10, 0.04, 1.0), "I can't")
+
+
+def sheet(frames: Sequence[bytes]) -> bytes:
+    pictures = [Image.open(io.BytesIO(frame)) for frame in frames]
+    whole = Image.new("L", (3, 2 * len(pictures)))
+    for i, picture in enumerate(pictures):
+        whole.paste(picture, (0, 2 * i))
+    buffer = io.BytesIO()
+    whole.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fill(store: LabelStore) -> list[Label]:
+    for number in range(1, 5):
+        row = record_of(asked_about(number, JUDGE), keep_frames=number == 1, reward_model_version=number)
+        store.claim(row, ME, keep_frames_mb=1)
+        outcome = NO if number == 3 else YES
+        store.answer(row, outcome, store.reserve(row, Amount(), Caps(), ME), Amount(0.04, 1, 400))
+    store.claim(replace(record_of(asked_about(2, JUDGE)), run_id="another"), ME)
+    return store.labels()
+
+
+def exported(store: LabelStore, path: Path, run: str | None = None) -> Path:
+    export_parquet(store, path, renderer=TinyRenderer(), sheet=sheet, run=run)
+    return path
+
+
+def test_the_file_says_what_its_columns_are(store: LabelStore, tmp_path: Path) -> None:
+    fill(store)
+    table = pyarrow.parquet.read_table(exported(store, tmp_path / "out" / "labels.parquet"))
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == table.schema.names
+    assert features["image"] == {"_type": "Image"}
+    assert features["frames"] == {"feature": {"_type": "Image"}, "_type": "List"}
+    arrow = {"string": "string", "int64": "int64", "float64": "double", "bool": "bool", "binary": "binary"}
+    for field in table.schema:
+        if features[field.name]["_type"] == "Value":
+            assert arrow[features[field.name]["dtype"]] == str(field.type)
+    rows = table.to_pylist()
+    assert [(row["episode_id"], row["approved"], row["reason"], row["replayed"], row["run_id"]) for row in rows] == [
+        (1, True, None, False, "run"), (2, True, None, False, "run"), (3, None, "refusal", False, "run"),
+        (4, True, None, False, "run"), (2, True, None, True, "another"),
+    ]  # fmt: skip
+    assert [row["reward_model_version"] for row in rows] == [1, 2, 3, 4, 0]
+    assert (rows[0]["probability"], rows[0]["cost_usd"], rows[0]["prompt_name"]) == (0.9, 0.04, "homegrid-align")
+    for row in rows:
+        assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (3, 8)
+        assert [Image.open(io.BytesIO(frame["bytes"])).size for frame in row["frames"]] == [(3, 2)] * 4
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "labels.parquet"]
+
+
+def test_a_data_set_comes_back_as_it_was_and_is_replayed(store: LabelStore, tmp_path: Path) -> None:
+    labels = fill(store)
+    path = exported(store, tmp_path / "labels.parquet")
+    with LabelStore(tmp_path / "other.sqlite") as other:
+        assert import_parquet(other, path) == Imported(labels=5, answers=4, known=0)
+        assert other.labels() == labels
+        assert [episode_key(other.episode_of(one)) for one in labels] == [
+            episode_key(store.episode_of(one)) for one in labels
+        ]
+        assert import_parquet(other, path) == Imported(labels=0, answers=0, known=5)
+        assert other.account(Caps()).spent == Amount()  # others paid for it
+        again = pyarrow.parquet.read_table(exported(other, tmp_path / "again.parquet", run="run"))
+        assert again.equals(pyarrow.parquet.read_table(exported(store, tmp_path / "again2.parquet", run="run")))
+        replayed = other.claim(record_of(asked_about(4, JUDGE)), ME, "only")
+        assert isinstance(replayed, Label)
+        assert replayed.outcome == YES
+
+
+def test_without_a_renderer_there_are_the_kept_pictures(store: LabelStore, tmp_path: Path) -> None:
+    fill(store)
+    export_parquet(store, tmp_path / "labels.parquet", renderer=None, sheet=sheet)
+    rows = pyarrow.parquet.read_table(tmp_path / "labels.parquet").to_pylist()
+    assert [len(row["frames"]) for row in rows] == [4, 0, 0, 0, 0]
+    assert [row["image"] is None for row in rows] == [False, True, True, True, True]
+
+
+def test_what_is_wrong_with_a_file_is_said_and_nothing_comes_in(store: LabelStore, tmp_path: Path) -> None:
+    fill(store)
+    table = pyarrow.parquet.read_table(exported(store, tmp_path / "labels.parquet"))
+    bad = tmp_path / "bad.parquet"
+
+    def complaint() -> str:
+        with LabelStore(tmp_path / "other.sqlite") as other:
+            with pytest.raises(StoreError) as error:
+                import_parquet(other, bad)
+            assert other.labels() == []
+            assert "\n" not in str(error.value)
+        return str(error.value)
+
+    bad.write_bytes(b"no Parquet at all")
+    assert "can't be read as Parquet" in complaint()
+    pyarrow.parquet.write_table(table.drop_columns(["value"]), bad)
+    assert "it lacks value" in complaint()
+    rows = table.to_pylist()
+    for column, value, says in (
+        ("value", 7.0, "expected within [0, 1]"),
+        ("inclusion_probability", 0.0, "inclusion_probability"),
+        ("episode_key", "other", "another than it says"),
+        ("episode", b"junk", "can't be read back"),
+    ):
+        changed = [*rows[:3], rows[3] | {column: value}, rows[4]]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed, schema=table.schema), bad)
+        assert says in complaint()
+    with pytest.raises(StoreError, match=r"Not a directory|File exists"):
+        export_parquet(store, bad / "x.parquet", renderer=None, sheet=sheet)
