@@ -230,7 +230,7 @@ class FeedbackPool:
         if not self._pending:
             return
         refs = list(self._pending)
-        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, timeout_s))
         if not ready:
             return
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)

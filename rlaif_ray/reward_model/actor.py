@@ -153,7 +153,7 @@ class RewardModelClient:
     def _advance(self, timeout_s: float) -> None:
         """Take in what came back (waiting for it at most so long) and send what hasn't been sent."""
         if self._in_flight is not None:
-            ready, _ = ray.wait([self._in_flight], timeout=timeout_s)
+            ready, _ = ray.wait([self._in_flight], timeout=max(0.0, timeout_s))
             if not ready:
                 return
             self._take(self._in_flight)
