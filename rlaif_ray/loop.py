@@ -109,7 +109,9 @@ class FeedbackLoop:
         picked = [_own(episode) for episode in found if episode.episode_id not in known]
         if not picked:
             return
-        accepted = self._pool.submit(picked, inclusion_probability=probability, step=step)
+        accepted = self._pool.submit(
+            picked, inclusion_probability=probability, step=step, reward_model_version=self.version
+        )
         self._tally.asked += accepted
         self._awaited.update({e.episode_id: (e, self.iteration) for e in picked[:accepted]})
 

@@ -76,12 +76,14 @@ class Pool:
     asked: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     waits: list = field(default_factory=list)
+    versions: list = field(default_factory=list)
     due: list = field(default_factory=list)
     polls: int = 0
     closed: bool = False
     hangs: bool = False
 
-    def submit(self, episodes, *, inclusion_probability, step):
+    def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0):
+        self.versions.append(reward_model_version)
         taken = list(episodes)[: self.room]
         self.room -= len(taken)
         self.asked += taken
@@ -243,6 +245,17 @@ def test_versions_are_kept_as_long_as_an_episode_is_scored_by_them_and_no_longer
         turn(loop, [long(2), short(2)], 10)
         assert set(loop._scorers) == {1, version}
     assert set(loop.state()["scorers"]) == {1, 6}
+
+
+def test_a_question_says_which_reward_model_was_in_use():
+    pool, trainer = Pool(), Trainer()
+    loop = loop_of(pool, trainer)
+    sample = runner((3,))
+    turn(loop, [sample(3)], 10)
+    trainer.publish = [published(4)]
+    turn(loop, [sample(3)], 10)
+    turn(loop, [sample(3)], 10)
+    assert pool.versions == [0, 0, 4]
 
 
 def test_pins_of_runners_that_died_are_forgotten_in_the_end():
