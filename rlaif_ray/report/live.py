@@ -53,7 +53,14 @@ class LiveView:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True)
+            # What libraries say on standard error has its own place (the run's log): not here, between two redraws.
+            self._live = Live(
+                get_renderable=self.render,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stderr=False,
+            )
             self._live.start()
         return self
 
