@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from rlaif_ray.feedback.prices import Price
 from rlaif_ray.feedback.question import Question
-from rlaif_ray.types import Abstention, ApprovalAnswer, Usage, Verdict
+from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["Reply", "Said", "parse_answer", "parse_approval", "read_reply", "verdict_of", "verdict_on"]
+__all__ = ["Reply", "Said", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
@@ -107,15 +107,6 @@ class Said:
     description: str
     reasoning: str
     answer: str
-
-
-def parse_approval(text: str) -> ApprovalAnswer:
-    """The three answers; ``approved`` is the plain yes or no that was said, before any polarity.
-
-    Raises ValueError with what is wrong.
-    """
-    said = parse_answer(text, ("yes", "no"))
-    return ApprovalAnswer(description=said.description, reasoning=said.reasoning, approved=said.answer == "yes")
 
 
 def parse_answer(text: str, allowed: Sequence[str]) -> Said:

@@ -25,7 +25,6 @@ from rlaif_ray.types.episodes import (
 from rlaif_ray.types.protocols import EpisodeRenderer, FrameReader, Reading, VectorWorld
 from rlaif_ray.types.verdicts import (
     Abstention,
-    ApprovalAnswer,
     Label,
     QuestionKind,
     RewardModelReport,
@@ -37,7 +36,6 @@ from rlaif_ray.types.verdicts import (
 
 __all__ = [
     "Abstention",
-    "ApprovalAnswer",
     "Array",
     "Episode",
     "EpisodeBatch",

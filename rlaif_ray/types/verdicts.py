@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlaif_ray.errors import ShapeError
@@ -11,7 +11,6 @@ from rlaif_ray.types.episodes import Array, PolicyVersion, need
 
 __all__ = [
     "Abstention",
-    "ApprovalAnswer",
     "Label",
     "QuestionKind",
     "RewardModelReport",
@@ -52,15 +51,6 @@ class Usage:
         for name in ("input_tokens", "output_tokens", "cost_usd", "latency_s", "attempts"):
             if getattr(self, name) < 0:
                 raise ShapeError(f"usage {name}: got {getattr(self, name)}, expected >= 0")
-
-
-@dataclass(frozen=True)
-class ApprovalAnswer:
-    """The three questions of an approval, answered."""
-
-    description: str
-    reasoning: str
-    approved: bool
 
 
 @dataclass(frozen=True)
@@ -139,9 +129,6 @@ class RewardModelReport:
     fit_s: float
     reason: str = ""  # why the gate is shut, or why a version was rolled back
     extra: Mapping[str, float] = field(default_factory=dict)
-
-    def with_reason(self, reason: str) -> RewardModelReport:
-        return replace(self, reason=reason)
 
 
 @dataclass(frozen=True)

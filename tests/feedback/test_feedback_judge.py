@@ -30,7 +30,7 @@ from rlaif_ray.errors import (
 from rlaif_ray.feedback.ask import Asker, LocalStore, ask_all
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.judge import ChatJudge, Judge, key_for
-from rlaif_ray.feedback.reply import parse_approval
+from rlaif_ray.feedback.reply import parse_answer
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.feedback.wire import redact, retry_after_s
 from rlaif_ray.types import Abstention, Label, Verdict
@@ -141,8 +141,8 @@ def test_a_body_that_is_no_json_abstains_at_the_worst_case(store: LabelStore) ->
     ],
 )
 def test_wrapping_is_tolerated(text: str) -> None:
-    answer = parse_approval(text)
-    assert (answer.description, answer.reasoning, answer.approved) == ("d", "r", False)
+    answer = parse_answer(text, ("yes", "no"))
+    assert (answer.description, answer.reasoning, answer.answer) == ("d", "r", "no")
 
 
 def failing(status: int, times: int, headers: dict[str, str] | None = None) -> Respond:
