@@ -6,20 +6,11 @@
 
 from __future__ import annotations
 
+from rlaif_ray.config.asking import BudgetConfig, FeedbackConfig, JudgeConfig
+from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig
 from rlaif_ray.config.reading import deep_merge, dump_config, load_config, preset_names, unflatten, validate
-from rlaif_ray.config.sections import (
-    BudgetConfig,
-    Config,
-    EnvConfig,
-    FeedbackConfig,
-    JudgeConfig,
-    MixConfig,
-    PolicyConfig,
-    PPOConfig,
-    ResourcesConfig,
-    RewardModelConfig,
-    RunConfig,
-)
+from rlaif_ray.config.running import EnvConfig, ResourcesConfig, RunConfig
+from rlaif_ray.config.tree import Config
 
 __all__ = [
     "BudgetConfig",

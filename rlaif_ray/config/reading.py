@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rlaif_ray.config.sections import Config
+from rlaif_ray.config.tree import Config
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
 __all__ = ["deep_merge", "dump_config", "load_config", "preset_names", "unflatten", "validate"]

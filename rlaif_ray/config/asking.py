@@ -1,0 +1,140 @@
+"""Asking: which episodes, whom, and for how much."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+__all__ = ["BudgetConfig", "FeedbackConfig", "JudgeConfig"]
+
+LOOPBACK = re.compile(r"^https?://(localhost|127(\.\d+){3}|\[::1\])(:\d+)?(/|$)")
+
+
+class FeedbackConfig(Section):
+    """What is asked, when, and what becomes of late answers."""
+
+    fraction: Fraction = 0.1
+    """Share of finished episodes that is asked about, budget allowing."""
+    labels_per_iteration: NonNegativeInt = 0
+    """At most so many questions an iteration, which spreads a small budget over the run; 0: no limit."""
+    start_step: NonNegativeInt = 0
+    """Environment steps before the first question."""
+    stop_step: NonNegativeInt = 0
+    """Environment steps after which nothing more is asked; 0: never."""
+    select: Literal["uniform"] = "uniform"
+    """Which of the finished episodes are asked about."""
+    late: Literal["rm", "defer", "wait"] = "rm"
+    """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it."""
+    defer_iterations: PositiveInt = 16
+    """Deadline of `late: defer`, iterations; then the reward model's score."""
+    wait_s: PositiveFloat = 30.0
+    """Deadline of `late: wait`, seconds an iteration."""
+    pool_actors: PositiveInt = 1
+    """Ray actors that draw, encode and ask."""
+    concurrency: PositiveInt = 64
+    """Questions in flight, of everything that shares the store."""
+    store: str = ""
+    """SQLite file of labels and spending; empty: labels.sqlite in the run's folder. Several runs may share one."""
+    keep_frames_mb: NonNegativeInt = 0
+    """Megabytes of the pictures that were sent to keep in the store, the newest; 0: they are redrawn when needed."""
+
+
+class JudgeConfig(Section):
+    """Who is asked, and how."""
+
+    kind: Literal["builtin", "chat", "decisions"] = "builtin"
+    """`builtin`: the pixel-reading judge shipped here, as-if prices; `chat`: an OpenAI-compatible endpoint;
+    `decisions`: one that answers typed questions with probabilities (soft labels)."""
+    base_url: str = "https://api.openai.com/v1"
+    """Where a `chat` judge answers; on loopback it needs no key and costs 0."""
+    model: str = "gpt-4o-mini-2024-07-18"
+    """Dated model snapshot; part of what identifies a question."""
+    profile: str = "gpt-4o-mini-2024"
+    """Profile of errors, latency and as-if price of the `builtin` judge, or a path to a profile's YAML."""
+    prompt: str = "homegrid-align"
+    """Shipped prompt, or a path to a prompt file."""
+    constitution: str = ""
+    """Shipped constitution (household-robot) or a path to a file of principles, one drawn for each question; empty:
+    none. The prompt needs the field {principle}."""
+    orders: Literal["both", "random"] = "both"
+    """A preference is asked in both orders, where disagreement is a tie, or in one that is drawn."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is never written anywhere."""
+    temperature: NonNegativeFloat = 0.0
+    """Sampling temperature sent to the server."""
+    seed: int | None = 0
+    """Sampling seed sent to the server; none: not sent."""
+    max_tokens: PositiveInt = 500
+    """Longest answer."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """How long a model that thinks first may think; none: the server's own. Thinking counts towards `max_tokens`."""
+    answer_form: Literal["auto", "schema", "json", "text"] = "auto"
+    """Strict JSON `schema`, any `json` object, or plain `text`; auto: the strictest that the server takes."""
+    detail: Literal["low", "high", "auto"] = "low"
+    """Image detail."""
+    frames: Literal["each", "every", "spread", "sheet"] = "each"
+    """Frames of an episode that are sent: `each`; `every` k-th and the last; `spread`: the first, the last and k evenly
+    spaced between; `sheet`: each, as numbered tiles of one picture."""
+    frames_k: PositiveInt = 4
+    """The k of `frames`."""
+    frames_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Size of a frame beside its own; the built-in judge reads 1, 0.5 and 0.25."""
+    max_images: PositiveInt = 101
+    """Frames in one question; a longer episode sends its first, its last and evenly spaced ones between."""
+    timeout_s: PositiveFloat = 60.0
+    """Seconds until an attempt counts as failed."""
+    retries: NonNegativeInt = 3
+    """Further attempts after a retriable failure; each is paid for from the budget."""
+    requests_per_minute: PositiveInt | None = None
+    """Rate limit kept by everything that shares the store; none: the server's own, as it tells it."""
+    tokens_per_minute: PositiveInt | None = None
+    """Rate limit kept by everything that shares the store; none: the server's own, as it tells it."""
+    input_usd_per_mtok: NonNegativeFloat | None = None
+    """Price of a million input tokens, over the price table's."""
+    output_usd_per_mtok: NonNegativeFloat | None = None
+    """Price of a million output tokens, over the price table's."""
+    replay: Literal["prefer", "only", "off"] = "prefer"
+    """Stored answers: used first; used only (anything else is an error); not used."""
+
+    @property
+    def local(self) -> bool:
+        """True where the judge is on this machine: no key, price 0 unless given."""
+        return self.kind == "builtin" or LOOPBACK.match(self.base_url) is not None
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not re.match(r"^https?://[^\s/]+", url):
+            raise ValueError("must start with http:// or https:// and name a host")
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("must be the NAME of an environment variable, not a key")
+        return name
+
+
+class BudgetConfig(Section):
+    """Caps that are never exceeded, over everything that shares the store or over this run alone; none: no cap."""
+
+    usd: NonNegativeFloat | None = None
+    """US dollars."""
+    labels: NonNegativeInt | None = None
+    """Billed questions, abstentions included."""
+    tokens: NonNegativeInt | None = None
+    """Tokens, input and output together."""
+    run_usd: NonNegativeFloat | None = None
+    """US dollars that this run alone may spend."""
+    run_labels: NonNegativeInt | None = None
+    """Billed questions of this run alone."""
+    run_tokens: NonNegativeInt | None = None
+    """Tokens of this run alone."""
+    schedule: Literal["none", "uniform", "front-loaded", "hyperbolic"] = "none"
+    """How the caps open over the steps on which is asked: `none`: all at once; `uniform`; early and less and less
+    (`front-loaded`); early, with a tail to the end (`hyperbolic`)."""

@@ -1,0 +1,68 @@
+"""Running: the run, its world, and what of the machine it uses."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rlaif_ray.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+__all__ = ["EnvConfig", "ResourcesConfig", "RunConfig"]
+
+
+class RunConfig(Section):
+    """One training run: its name, its folder, how long it goes on."""
+
+    name: str = "run"
+    """Folder of the run, below `dir`; letters, digits, '.', '_' and '-'."""
+    dir: str = "runs"
+    """Folder that holds runs."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds everything that is drawn."""
+    total_steps: PositiveInt = 1_000_000
+    """Environment steps of the whole run, all phases."""
+    checkpoint_every_s: PositiveFloat = 120.0
+    """Seconds between checkpoints; one is always written at a phase's end, at the end and on Ctrl-C."""
+    keep_checkpoints: PositiveInt = 2
+    """Periodic checkpoints kept; phase ends are always kept."""
+    evaluate_episodes: NonNegativeInt = 2_000
+    """Episodes of each final evaluation; 0: none."""
+    evaluate_every_steps: NonNegativeInt = 0
+    """Steps between evaluations while training, on the side; 0: only at phase ends."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_in_its_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("must be up to 100 letters, digits, '.', '_' or '-', not starting with '.' or '-'")
+        return name
+
+
+class EnvConfig(Section):
+    """The world."""
+
+    id: str = "rlaif_ray/Homegrid-v0"
+    """Gymnasium id, or a name given to `register_env`."""
+    num_envs: PositiveInt = 256
+    """Environments stepped side by side in all, shared out over the runners."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the world, e.g. {starts: train}."""
+    evaluate_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Named sets of options (put over `options`) that final evaluations run on, e.g. {heldout: {starts: heldout}}."""
+
+
+class ResourcesConfig(Section):
+    """What of the machine or cluster is used."""
+
+    env_runners: NonNegativeInt = 1
+    """Remote rollout actors; 0: the driver acts itself."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where policy and reward model learn; auto: a GPU if there is one."""
+    learner_threads: NonNegativeInt = 0
+    """Threads of the local learner; 0: as many as there are cores."""
+    object_store_mb: PositiveInt = 512
+    """Ray's object store, where this command starts Ray itself."""
+    address: str = ""
+    """Ray cluster to join ("auto"); empty: Ray is started on this machine."""

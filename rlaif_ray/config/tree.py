@@ -1,0 +1,83 @@
+"""The whole tree, and what must fit together in it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from rlaif_ray.config.asking import BudgetConfig, FeedbackConfig, JudgeConfig
+from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig
+from rlaif_ray.config.running import EnvConfig, ResourcesConfig, RunConfig
+from rlaif_ray.config.section import Section
+
+__all__ = ["Config"]
+
+
+class Config(Section):
+    """Everything that can be chosen for one run."""
+
+    run: RunConfig = RunConfig()
+    env: EnvConfig = EnvConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    judge: JudgeConfig = JudgeConfig()
+    budget: BudgetConfig = BudgetConfig()
+    reward_model: RewardModelConfig = RewardModelConfig()
+    mix: MixConfig = MixConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def asks(self) -> bool:
+        """Whether this run puts questions to a judge."""
+        return self.mix.source != "none"
+
+    @property
+    def uses_reward_model(self) -> bool:
+        return self.mix.source in ("distilled", "hybrid")
+
+    @property
+    def pace(self) -> Literal["go", "wait"]:
+        """`reward_model.pace` with `auto` resolved."""
+        if self.reward_model.pace == "auto":
+            return "go" if self.judge.local else "wait"
+        return self.reward_model.pace
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Config:
+        if self.ppo.minibatch_size > self.ppo.train_batch_size:
+            raise ValueError(
+                f"ppo.minibatch_size: got {self.ppo.minibatch_size}, allowed are 1 to ppo.train_batch_size "
+                f"({self.ppo.train_batch_size})"
+            )
+        if self.ppo.train_batch_size % self.env.num_envs:
+            raise ValueError(
+                f"ppo.train_batch_size: got {self.ppo.train_batch_size}, allowed are multiples of env.num_envs "
+                f"({self.env.num_envs})"
+            )
+        runners = max(1, self.resources.env_runners)
+        if self.env.num_envs % runners:
+            raise ValueError(
+                f"env.num_envs: got {self.env.num_envs}, allowed are multiples of resources.env_runners ({runners})"
+            )
+        if self.mix.source == "direct" and self.mix.credit != "terminal":
+            raise ValueError(
+                f"mix.credit: got {self.mix.credit!r}, allowed with mix.source 'direct' is 'terminal' (the others need "
+                "a reward model's belief; use source 'hybrid')"
+            )
+        if self.mix.source == "direct" and self.mix.unjudged == "rm":
+            raise ValueError(
+                "mix.unjudged: got 'rm', allowed with mix.source 'direct' are 'task', 'drop' (there is no reward model)"
+            )
+        if self.mix.source == "distilled" and self.mix.unjudged != "rm":
+            raise ValueError(
+                f"mix.unjudged: got {self.mix.unjudged!r}, allowed with mix.source 'distilled' is 'rm' (it scores "
+                "every episode)"
+            )
+        if self.mix.source != "none" and self.mix.start_step >= self.run.total_steps:
+            raise ValueError(
+                f"mix.start_step: got {self.mix.start_step}, allowed are 0 to below run.total_steps "
+                f"({self.run.total_steps})"
+            )
+        return self
