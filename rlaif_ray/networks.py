@@ -6,11 +6,9 @@ share one trunk between actor and critic, so that one pass gives both.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +17,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
+from rlaif_ray.trunks import TRUNKS, orthogonal
 from rlaif_ray.types import Array
 
-__all__ = ["NETWORKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]
+__all__ = ["ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]
 
 POLICY_FILE = "policy.pt"
 
@@ -43,8 +41,8 @@ class NetworkSpec:
     action_high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise UnknownNameError("policy.network", self.network, NETWORKS)
+        if self.network not in TRUNKS:
+            raise UnknownNameError("policy.network", self.network, TRUNKS)
         if not self.hidden:
             raise ConfigError("policy.hidden: got (), allowed are one width or more, e.g. (256, 256)")
 
@@ -67,124 +65,15 @@ def spec_for(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> 
     raise ConfigError(f"env: got actions {act}, allowed are Discrete starting at 0 and bounded one-dimensional Box")
 
 
-def _dense(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i, o in itertools.pairwise(sizes):
-        layers += [_orthogonal(nn.Linear(i, o), math.sqrt(2.0)), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
-    """Orthogonal weights, zero bias: the usual start for PPO (Andrychowicz et al. 2021, arXiv:2006.05990)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class MlpTrunk(nn.Module):
-    """Flattened observation through dense layers."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.layers = _dense([math.prod(spec.obs_shape), *spec.hidden])
-
-    def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.layers(obs.flatten(1).float())
-        return out
-
-
-class CnnTrunk(nn.Module):
-    """Three 2x2 convolutions (the published study's kind), then dense layers. Grids only."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        height, width, channels = _grid(spec)
-        if min(height, width) < 4:
-            raise ConfigError(
-                f"policy.network 'cnn': got a grid of {height} x {width} cells, allowed are 4 x 4 or more"
-            )
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 16, 2), nn.ReLU(inplace=True),
-            nn.Conv2d(16, 32, 2), nn.ReLU(inplace=True),
-            nn.Conv2d(32, 64, 2), nn.ReLU(inplace=True),
-        )  # fmt: skip
-        self.layers = _dense([64 * (height - 3) * (width - 3), *spec.hidden])
-
-    def forward(self, obs: Tensor) -> Tensor:
-        maps = self.convolutions(obs.permute(0, 3, 1, 2).float())
-        out: Tensor = self.layers(maps.flatten(1))
-        return out
-
-
-class EgocentricTrunk(nn.Module):
-    """The grid turned to be centred on the agent (channel 0), then dense layers. Grids of 0/1 values only.
-
-    The first layer sees every other channel in a window of (2H-1) x (2W-1) cells around the agent: a product of a
-    1,863-long 0/1 vector with its weights in Homegrid. It is computed exactly, but as sums of weight rows: what most
-    samples of a batch have in common (walls, floor) is summed once for each cell the agent stands on, and each sample
-    adds or subtracts the few cells in which it differs.
-    """
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.height, self.width, channels = _grid(spec)
-        if channels < 2:
-            raise ConfigError(f"policy.network 'egocentric': got a grid of {channels} channel, allowed are 2 or more")
-        self.window = ((2 * self.height - 1), (2 * self.width - 1))
-        rows = self.window[0] * self.window[1] * (channels - 1)
-        first = spec.hidden[0]
-        # Rows start as a dense layer of the number of cells usually set would, not of all the window's.
-        self.rows = nn.Parameter(torch.randn(rows, first) * math.sqrt(2.0 / (self.height * self.width)))
-        self.bias = nn.Parameter(torch.zeros(first))
-        self.layers = _dense(list(spec.hidden)) if len(spec.hidden) > 1 else nn.Identity()
-        cells = torch.arange(self.height * self.width)
-        y, x = cells // self.width, cells % self.width
-        # row of the weights for (agent cell, other cell, channel), before the channel is added
-        offset = (y[None] - y[:, None] + self.height - 1) * self.window[1] + (x[None] - x[:, None] + self.width - 1)
-        row = offset[:, :, None] * (channels - 1) + torch.arange(channels - 1)
-        self.register_buffer("row_of", row.flatten(1), persistent=False)  # (H W agent cells, H W (C-1) features)
-        self.row_of: Tensor
-
-    def forward(self, obs: Tensor) -> Tensor:
-        flat = obs.flatten(1, 2)  # (B, H W, C)
-        agent = flat[:, :, 0].argmax(1)  # (B,)
-        others = flat[:, :, 1:].flatten(1) != 0  # (B, H W (C-1))
-        common = others.sum(0) * 2 > len(others)  # set in most samples
-        cell, which = torch.unique(agent, return_inverse=True)
-        rows = self.row_of[cell][:, common]  # (U, cells in common); flat below: there may be none
-        bags = torch.arange(len(cell), device=obs.device) * rows.shape[1]
-        shared = functional.embedding_bag(rows.flatten(), self.rows, bags, mode="sum")  # (U, first)
-        sample, feature = (others != common).nonzero(as_tuple=True)
-        sign = torch.where(common[feature], -1.0, 1.0).to(self.rows.dtype)
-        starts = torch.searchsorted(sample, torch.arange(len(obs), device=obs.device))
-        differs = functional.embedding_bag(
-            self.row_of[agent[sample], feature], self.rows, starts, mode="sum", per_sample_weights=sign
-        )
-        out: Tensor = self.layers(torch.relu(shared[which] + differs + self.bias))
-        return out
-
-
-NETWORKS: dict[str, type[nn.Module]] = {"mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk}
-
-
-def _grid(spec: NetworkSpec) -> tuple[int, int, int]:
-    if len(spec.obs_shape) != 3:
-        raise ConfigError(
-            f"policy.network: got {spec.network!r} for observations of shape {spec.obs_shape}; allowed there is 'mlp' "
-            "('cnn' and 'egocentric' need grids (H, W, C))"
-        )
-    return spec.obs_shape[0], spec.obs_shape[1], spec.obs_shape[2]
-
-
 class ActorCritic(nn.Module):
     """One trunk, two heads."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.trunk = NETWORKS[spec.network](spec)
-        self.actor = _orthogonal(nn.Linear(spec.hidden[-1], spec.num_outputs), 0.01)
-        self.critic = _orthogonal(nn.Linear(spec.hidden[-1], 1), 1.0)
+        self.trunk = TRUNKS[spec.network](spec)
+        self.actor = orthogonal(nn.Linear(spec.hidden[-1], spec.num_outputs), 0.01)
+        self.critic = orthogonal(nn.Linear(spec.hidden[-1], 1), 1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, *obs) -> action inputs (B, K), value (B,), embedding (B, hidden)."""

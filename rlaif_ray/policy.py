@@ -15,7 +15,8 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from rlaif_ray.columns import Acted
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError, UnknownNameError
-from rlaif_ray.networks import NETWORKS, ActorCritic, NetworkSpec, choose, spec_for, to_world
+from rlaif_ray.networks import ActorCritic, NetworkSpec, choose, spec_for, to_world
+from rlaif_ray.trunks import TRUNKS
 from rlaif_ray.types import Array
 
 __all__ = ["ActorCriticModule", "ModuleActor", "module_spec"]
@@ -27,8 +28,8 @@ def module_spec(policy: PolicyConfig) -> RLModuleSpec:
     Raises UnknownNameError, ConfigError.
     """
     if ":" not in policy.network:
-        if policy.network not in NETWORKS:
-            raise UnknownNameError("policy.network", policy.network, NETWORKS)
+        if policy.network not in TRUNKS:
+            raise UnknownNameError("policy.network", policy.network, TRUNKS)
         return RLModuleSpec(module_class=ActorCriticModule, model_config={"policy": policy.model_dump(mode="json")})
     return RLModuleSpec(module_class=_user_module(policy.network), model_config={"policy": policy.model_dump()})
 

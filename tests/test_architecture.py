@@ -22,7 +22,7 @@ LEVELS: list[dict[str, set[str]]] = [
     {"config": {"config"}},
     {
         "envs": {"envs"},
-        "acting": {"columns", "packed", "networks", "policy", "rollout"},
+        "acting": {"columns", "packed", "trunks", "networks", "policy", "rollout"},
         "feedback": {"feedback"},
         "reward_model": {"reward_model"},
     },
