@@ -31,6 +31,7 @@ from rlaif_ray import envs
 from rlaif_ray.config import Config
 from rlaif_ray.envs.registry import numeric_outcomes
 from rlaif_ray.errors import ConfigError, EnvError
+from rlaif_ray.fleet import Fleet
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
 from rlaif_ray.networks import Policy, save_policy
@@ -64,6 +65,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if threads:
             torch.set_num_threads(threads)
         super().setup(config)
+        self._fleet = Fleet(
+            self.env_runner_group, timeout_s=self.config.sample_timeout_s, overlap=self.rlaif.resources.overlap
+        )
         self._steps = 0
         self._carry: dict[str, np.ndarray[Any, Any]] = {}
         self._lost_steps = 0
@@ -141,10 +145,11 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         with _Timed(self._clock, "score_s"):
             mixed = [(rollout.fragment, self.loop.mix(rollout, self._steps)) for rollout in rollouts]
             mixed += self.loop.release()
+        self._fleet.go_ahead()
         with _Timed(self._clock, "learn_s"):
             self._learn(self._columns(mixed))
         with _Timed(self._clock, "sync_s"):
-            self._hand_out_weights()
+            self._fleet.hand_out(self.learner_group, self._updated)
         self._look(rollouts, mixed)
 
     @property
@@ -154,17 +159,11 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def _act(self) -> list[Rollout]:
         """One fragment from every runner."""
         with _Timed(self._clock, "sample_s"):
-            group = self.env_runner_group
-            remote = group.num_remote_env_runners()
-            alone = remote == 0
-            results = group.foreach_env_runner(
-                _sample_and_count, local_env_runner=alone, timeout_seconds=self.config.sample_timeout_s
-            )
+            results, lost = self._fleet.sample()
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
         rollouts = [rollout for found, _ in results for rollout in found]
         self._steps += sum(r.env_steps() for r in rollouts)
-        if len(results) < remote:  # a runner died or ran out of time: what it had sampled is lost
-            self._lost_steps += (remote - len(results)) * self._fragment_steps
+        self._lost_steps += lost * self._fragment_steps  # a runner died, or ran out of time
         self._check_alive(bool(rollouts))
         return rollouts
 
@@ -246,11 +245,6 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._updated = set(results[0].keys()) - {ALL_MODULES}
 
-    def _hand_out_weights(self) -> None:
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group, policies=self._updated, inference_only=False
-        )
-
     # ------------------------------------------------------------------------------------------ look
 
     def _look(self, rollouts: Sequence[Rollout], mixed: Sequence[tuple[Fragment, Mixed]]) -> None:
@@ -264,6 +258,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
                 "episodes": float(len(lengths)),
             },
             "truth": self._truth(rollouts),
+            "policy_age": self._fleet.age,
             "reward": {
                 "mean": _mean(np.concatenate([m.reward.ravel() for _, m in mixed])),
                 "feedback_mean": _mean(np.concatenate([m.feedback.ravel() for _, m in mixed])),
@@ -320,7 +315,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         ours = state.get("rlaif")
         if ours is None:
             return
-        self._hand_out_weights()
+        self._fleet.forget()
+        self._fleet.hand_out(self.learner_group, self._updated)
         self._steps, self._carry = ours["steps"], ours["carry"]
         self._rng.bit_generator.state = ours["rng"]
         self._lost_steps = ours["lost_steps"]
@@ -386,10 +382,6 @@ class _Restore:
 
     def __call__(self, runner: Any) -> None:
         runner.set_random_state(self.states.get(runner.worker_index, {}))
-
-
-def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:
-    return runner.sample(), runner.get_metrics()
 
 
 def _forget_weights_version(learner: Any) -> None:

@@ -29,6 +29,7 @@ from rlaif_ray import envs
 from rlaif_ray.config import Config, PolicyConfig, deep_merge, validate
 from rlaif_ray.config import PPOConfig as PPOSection
 from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.learner import FeedbackPPOLearner
 from rlaif_ray.policy import module_spec
 from rlaif_ray.rollout import ColumnarEnvRunner
 
@@ -159,6 +160,9 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         if "env" in rest and rest["env"] is not None and not str(rest["env"]).startswith(_PREFIX):
             self._register_world(rest["env"])
         return self
+
+    def get_default_learner_class(self) -> type:
+        return FeedbackPPOLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return module_spec(PolicyConfig.model_validate(self.rlaif["policy"]))

@@ -28,13 +28,13 @@ LEVELS: list[dict[str, set[str]]] = [
     },
     {"mixing": {"mixing"}},
     {"loop": {"loop", "tally", "deferral", "partners"}},
-    {"ppo": {"ppo", "ppo_config"}},
+    {"ppo": {"ppo", "ppo_config", "fleet", "learner"}},
     {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"report": {"report"}},
     {"cli": {"cli"}},
 ]
 # Pure functions of columns that the mathematics of rewards needs as well.
-RLLIB_IN = {"rollout", "policy", "ppo", "ppo_config", "experiment"}
+RLLIB_IN = {"rollout", "policy", "learner", "ppo", "ppo_config", "experiment"}
 HTTP_CLIENTS = {"openai", "aiohttp", "httpx", "httpx2", "requests", "urllib3", "http.client", "urllib.request"}
 
 

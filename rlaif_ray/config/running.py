@@ -58,6 +58,8 @@ class ResourcesConfig(Section):
 
     env_runners: NonNegativeInt = 1
     """Remote rollout actors; 0: the driver acts itself."""
+    overlap: bool = False
+    """Sample the next batch while this one is learned from: it is acted by the policy of one update ago."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where policy and reward model learn; auto: a GPU if there is one."""
     learner_threads: NonNegativeInt = 0

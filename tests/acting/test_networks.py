@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rlaif_ray import envs
+from rlaif_ray import envs, trunks
 from rlaif_ray.columns import ColumnSampler
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
@@ -65,6 +65,71 @@ def test_egocentric_is_the_dense_window_forward_and_backward(shape, B):
     for sparse, dense in zip(sums["sparse"], sums["dense"], strict=True):
         assert torch.allclose(sparse, dense, atol=1e-5)
     assert sums["sparse"][1].abs().sum() > 0
+
+
+def plain(trunk, obs):
+    """The trunk as a network of floating-point numbers, which takes no account of what samples have in common."""
+    return trunk(obs.float())
+
+
+def worlds(rng, B, H, W, C, changes=3):
+    """Grids that differ from one another in a few cells, as those of one world do."""
+    obs = np.repeat((rng.random((1, H, W, C)) < 0.3).astype(np.uint8), B, 0)
+    for grid in obs:
+        for y, x, c in zip(*(rng.integers(0, n, changes) for n in (H, W, C)), strict=True):
+            grid[y, x, c] ^= 1
+    return torch.from_numpy(obs)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("shape", [(12, 14, 4), (5, 7, 4), (4, 4, 1), (6, 5, 3)])
+@pytest.mark.parametrize("B", [1, 2, 64])
+def test_sums_over_differences_are_the_plain_network_forward_and_backward(network, shape, B):
+    torch.manual_seed(2)
+    trunk = ActorCritic(spec(network, shape)).trunk
+    torch.nn.init.normal_(trunk.bias)
+    obs = worlds(np.random.default_rng(B), B, *shape)
+    weight = torch.randn(B, 8)
+    found = []
+    for forward in (trunk, lambda o: plain(trunk, o)):
+        trunk.zero_grad()
+        out = forward(obs)
+        (out * weight).sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in trunk.parameters())])
+    for sums, dense in zip(*found, strict=True):
+        assert torch.allclose(sums, dense, atol=1e-5 * max(1.0, float(dense.abs().max())))
+    assert all(grad.abs().sum() > 0 for grad in found[0][1:])
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_the_short_way_is_taken_where_grids_are_alike_and_only_there(network, monkeypatch):
+    shape = (12, 14, 4)
+    trunk = ActorCritic(spec(network, shape)).trunk
+    taken = []
+    sums = trunks.sum_of_rows
+    monkeypatch.setattr(trunks, "sum_of_rows", lambda *args: taken.append(1) or sums(*args))
+    rng = np.random.default_rng(0)
+    alike = worlds(rng, 64, *shape)
+    trunk(alike)
+    assert taken.pop()
+    others = [
+        torch.from_numpy((rng.random((64, *shape)) < 0.5).astype(np.uint8)),  # nothing in common
+        alike * 3,  # not 0/1
+        alike.float(),
+        alike[:1],
+    ]
+    for obs in others:
+        assert torch.isfinite(trunk(obs)).all()
+    assert not taken
+    same = alike[:1].expand(8, -1, -1, -1)  # nothing differs
+    assert torch.allclose(trunk(same), plain(trunk, same), atol=1e-5)
+
+
+def test_two_patches_that_fall_on_one_hash_are_told_apart():
+    trunk = ActorCritic(spec("cnn", (12, 14, 4))).trunk
+    obs = worlds(np.random.default_rng(1), 32, 12, 14, 4)
+    trunk.mark.zero_()  # every patch on the same hash
+    assert torch.allclose(trunk(obs), plain(trunk, obs), atol=1e-5)
 
 
 def test_egocentric_takes_empty_and_full_grids():
