@@ -2,8 +2,8 @@
 
 In step, runners sample while the learner waits, and the other way round. Ahead (``resources.overlap``), the next
 fragments are asked for before the learner takes up these: what is learned from was acted by the policy of one update
-ago, and PPO's ratio is taken against the probabilities stored with it. Weights handed out meanwhile wait in each runner's queue behind
-its running fragment, so that a fragment never mixes policies and is never older than one update.
+ago, and PPO's ratio is taken against the probabilities stored with it. Weights handed out meanwhile wait in each
+runner's queue behind its running fragment, so that a fragment never mixes policies and is never older than one update.
 """
 
 from __future__ import annotations
