@@ -39,6 +39,7 @@ from rlaif_ray.errors import (
     JudgeRejectsRequest,
     JudgeUnreachable,
 )
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.types import Abstention, Usage
 
 __all__ = ["Endpoint", "redact", "retry_after_s"]
@@ -47,7 +48,7 @@ __all__ = ["Endpoint", "redact", "retry_after_s"]
 MOST_PATIENCE_S = 120.0
 _NOT_BILLED = frozenset({408, 409, 425, 429, 500, 503})
 _FILTERED = re.compile(r"content_(filter|policy)|responsible_?ai", re.IGNORECASE)
-_KEYS = re.compile(r"\b(sk|pk|key)-[\w*.-]{6,}|(?<=Bearer )\S+", re.IGNORECASE)
+_KEYS = re.compile(r"\b(sk|pk|key)-[\w*.-]{6,}|(?<=Bearer )[^\s\"'\\,;]+", re.IGNORECASE)
 
 
 def redact(text: str, key: SecretStr | None = None) -> str:
@@ -118,8 +119,16 @@ class Endpoint:
     def _something_else(self, *said: str) -> JudgeUnreachable:
         return JudgeUnreachable(
             f"judge.base_url: got {self._config.base_url!r}, where no OpenAI-compatible server answers (GET "
-            f"{self._config.base_url}/models said: {', '.join(said)}); a base_url usually ends in /v1"
+            f"{self._config.base_url}/models said: {self._told(', '.join(said))}); a base_url usually ends in /v1"
         )
+
+    def redacted(self, text: str) -> str:
+        """Text without the key."""
+        return redact(text, self._key)
+
+    def _told(self, text: str) -> str:
+        """What a server said, for an error's one line: no key in it, and nothing that acts on a terminal."""
+        return printable(redact(text, self._key))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -164,7 +173,7 @@ class Endpoint:
             causes.append(cause)
             cause = cause.__cause__
         if any(isinstance(c, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for c in causes):
-            detail = redact(str(causes[-1]), self._key)
+            detail = self._told(str(causes[-1]))
             return AttemptFailed(f"nothing answers at {self._config.base_url} ({detail})", billed=False, reached=False)
         if isinstance(error, openai.APITimeoutError) and not any(
             isinstance(c, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) for c in causes
@@ -175,7 +184,7 @@ class Endpoint:
     def _status(self, error: openai.APIStatusError) -> Abstention:
         """Raise what a status means; a content filter's 400 is the only one that is an answer."""
         status, where = error.status_code, self._config.base_url
-        said = redact(_message(error), self._key)
+        said = self._told(_message(error))
         if status in (401, 403):
             raise JudgeRejectsKey(f"{where} rejects the key in {self._config.api_key_env} ({status}): {said}") from None
         if status == 404:
