@@ -10,7 +10,7 @@ what happens                            what it becomes
 408, 409, 425, 429, 500, 503            AttemptFailed, not billed, Retry-After honoured
 other 5xx, body cut, connection closed  AttemptFailed, fate unknown
 no answer within ``judge.timeout_s``    AttemptFailed, fate unknown, reason ``timeout``
-nothing listens, no such host           AttemptFailed, not billed, ``reached`` False
+nothing listens, no such host, no TLS   AttemptFailed, not billed, ``reached`` False
 ======================================  =============================================================================
 """
 
@@ -20,7 +20,9 @@ import asyncio
 import email.utils
 import json
 import math
+import os
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
@@ -162,7 +164,9 @@ class Endpoint:
                 max_retries=0,
                 timeout=self._config.timeout_s,
                 # A proxy from the environment has no business between this machine and itself.
-                http_client=openai.DefaultAioHttpClient(trust_env=not local, timeout=self._config.timeout_s),
+                http_client=openai.DefaultAioHttpClient(
+                    trust_env=not local, verify=_authorities(), timeout=self._config.timeout_s
+                ),
             )
         return self._client
 
@@ -174,6 +178,8 @@ class Endpoint:
             cause = cause.__cause__
         if any(isinstance(c, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for c in causes):
             detail = self._told(str(causes[-1]))
+            if any(isinstance(c, aiohttp.ClientConnectorCertificateError) for c in causes):
+                detail += "; to trust an authority of your own, set SSL_CERT_FILE to its certificate"
             return AttemptFailed(f"nothing answers at {self._config.base_url} ({detail})", billed=False, reached=False)
         if isinstance(error, openai.APITimeoutError) and not any(
             isinstance(c, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) for c in causes
@@ -201,6 +207,19 @@ class Endpoint:
         if status == 400 and _FILTERED.search(said):
             return Abstention("refusal", f"HTTP 400: {said}", Usage())
         raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
+
+
+def _authorities() -> ssl.SSLContext | bool:
+    """Whose certificates are trusted: those the user names, on this machine too, or those everybody trusts."""
+    named = os.environ.get("SSL_CERT_FILE")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except OSError as error:  # ssl.SSLError is one
+        raise JudgeUnreachable(
+            f"SSL_CERT_FILE: got {named!r}, which can't be read: {error.strerror or error}"
+        ) from None
 
 
 def _kind(headers: Mapping[str, str]) -> str:
