@@ -36,6 +36,7 @@ PRICED = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 100
 ROUND = 100
 OF_TRAINING = 0.4  # of the kills
 DRIVERS = 0.1
+KILLED_WITHIN = 0.85  # of the answers: whoever is killed last must not have gone home
 
 
 def drive(address: str, store: Path, base_url: str, episodes: int, labels: int) -> None:
@@ -101,7 +102,9 @@ class Chaos:
             driver = self._start()
             try:
                 for number, victim in enumerate(self.victims):
-                    self._until_delivered((number + 1) * self.outcome.episodes // (len(self.victims) + 1), deadline)
+                    self._until_delivered(
+                        int(KILLED_WITHIN * self.outcome.episodes * number / len(self.victims)), deadline
+                    )
                     driver = self._kill(victim, driver, deadline)
                 assert driver.wait(max(1.0, deadline - time.monotonic())) == 0, self._log()
             finally:
@@ -125,6 +128,7 @@ class Chaos:
             driver = self._start()
         else:
             while True:
+                assert driver.poll() is None, f"the driver ended before the last kill: {self._log()}"
                 try:
                     os.kill(self._victim(victim, deadline), signal.SIGKILL)
                     break
