@@ -23,8 +23,9 @@ from feedback_fakes import KEY
 # As it is, and as it would stand within base64 (at any of three offsets, the ends cut off).
 SPELLINGS = (KEY.encode(), *(base64.b64encode(b"x" * n + KEY.encode())[4:-4] for n in range(3)))
 SETTINGS = SMALL | {
-    "run.name": "planted", "run.total-steps": 6_144, "run.evaluate-episodes": 8, "feedback.labels-per-iteration": 4,
-    "feedback.late": "wait", "feedback.keep-frames-mb": 1, "reward-model.holdout": 0.4,
+    "run.name": "planted", "run.total-steps": 3_072, "run.evaluate-episodes": 4, "feedback.labels-per-iteration": 8,
+    "feedback.late": "wait", "feedback.keep-frames-mb": 1, "mix.source": "direct", "mix.credit": "terminal",
+    "mix.unjudged": "task", "mix.start-step": 512, "mix.ramp-steps": 0,
 }  # fmt: skip
 
 
