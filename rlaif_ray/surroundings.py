@@ -39,17 +39,29 @@ def ray_running(config: Config) -> Iterator[None]:
     if config.resources.address:
         ray.init(address=config.resources.address, log_to_driver=False, configure_logging=False)
     else:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
-            object_store_memory=config.resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _kept_back(config.judge.api_key_env):
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
+                object_store_memory=config.resources.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _kept_back(name: str) -> Iterator[None]:
+    """Processes begun meanwhile don't inherit the key: those that ask are handed it, and no other needs it."""
+    key = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if key is not None:
+            os.environ[name] = key
 
 
 @contextlib.contextmanager

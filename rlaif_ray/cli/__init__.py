@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if argv is None else argv)
         return 0 if command is None else _run(command)
     except RlaifError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from rlaif_ray.feedback.quoting import printable
+
+        print(f"error: {printable(str(error))}", file=sys.stderr)  # it may hold what a server said
         return 2 if isinstance(error, WRONG_INPUT) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -20,6 +20,7 @@ from rlaif_ray.feedback.costs import FramingCost, estimate_framings, probe_frami
 from rlaif_ray.feedback.judge import judge_from, key_for
 from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import find_run
 from rlaif_ray.types import Episode, EpisodeRenderer, episode_key
@@ -50,7 +51,7 @@ def cost(command: Cost) -> int:
         print_json({"questions": questions, "framings": [asdict(row) for row in rows]})
     else:
         steps = len(sample.typical) if command.probe else sample.typical_length
-        print("\n".join(_told(rows, questions, steps, config)))
+        print(printable("\n".join(_told(rows, questions, steps, config))))
     return 0
 
 

@@ -14,6 +14,7 @@ from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
+from rlaif_ray.feedback.quoting import printable
 
 __all__ = ["check", "estimate", "serve", "served"]
 
@@ -41,7 +42,7 @@ def check(command: Check) -> int:
     if command.json:
         print_json({**asdict(found), "usable": found.usable})
     else:
-        print("\n".join(_told(found, config)))
+        print(printable("\n".join(_told(found, config))))
     return 0 if found.usable else 1
 
 

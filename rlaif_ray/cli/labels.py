@@ -11,6 +11,7 @@ from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.options import Stats
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.errors import ConfigError, RlaifError, StoreError, UnknownNameError
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.types import EpisodeRenderer, Label, Verdict
 
 __all__ = ["export", "import_", "prune", "show", "stats"]
@@ -154,4 +155,4 @@ def _say(as_json: bool, figures: Mapping[str, Any]) -> None:
         print_json(figures)
         return
     for name, value in figures.items():
-        print(f"{name:14} {value}")
+        print(f"{name:14} {printable(str(value))}")

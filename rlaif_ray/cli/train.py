@@ -28,7 +28,7 @@ def train(command: Train) -> int:
     resume = _run_to_resume(command)
     config = load_config(resume / "config.yaml" if resume else command.config or DEFAULT_PRESET, command.overrides)
     with only_json(command.json):
-        console = Console()
+        console = Console(markup=False, emoji=False)  # what is printed holds names and what servers said, no markup
         _ready_to_ask(config, console)
         path, summary, code = _train(config, resume, console)
         _show_end(path, console)
@@ -85,6 +85,7 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
 
 def _show_end(path: Path, console: Console) -> None:
     """The report's place, the table, and what must be said with it."""
+    from rlaif_ray.feedback.quoting import printable
     from rlaif_ray.report.html import write_report
     from rlaif_ray.report.outcome import headline, outcome_table, statements
     from rlaif_ray.report.run import RunRecord
@@ -99,8 +100,10 @@ def _show_end(path: Path, console: Console) -> None:
     if any(record.evaluations()):
         console.print(outcome_table(record))
         for line in statements(record):
-            console.print(f"- {line}", highlight=False)
-    console.print(f"\n{headline(record)}.", style="bold red" if record.status == "no_feedback_learned" else "bold")
+            console.print(f"- {printable(line)}", highlight=False)
+    console.print(
+        f"\n{printable(headline(record))}.", style="bold red" if record.status == "no_feedback_learned" else "bold"
+    )
     console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
 
 

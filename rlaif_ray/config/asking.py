@@ -11,6 +11,10 @@ from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt,
 
 __all__ = ["BudgetConfig", "FeedbackConfig", "JudgeConfig"]
 
+# A key put where its variable's name belongs: it begins as makers' keys do, or is long and mixed as no name is.
+KEY_LIKE = re.compile(
+    r"(?:sk|pk|gsk|hf|xai|ghp|nvapi|AIza|r8)_?[A-Za-z0-9_]{16,}$|(?=.*[a-z])(?=.*[A-Z])(?=.*\d)\w{20,}$"
+)
 LOOPBACK = re.compile(r"^https?://(localhost|127(\.\d+){3}|\[::1\])(:\d+)?(/|$)")
 
 
@@ -110,12 +114,15 @@ class JudgeConfig(Section):
     def _is_http(cls, url: str) -> str:
         if not re.match(r"^https?://[^\s/]+", url):
             raise ValueError("must start with http:// or https:// and name a host")
+        if re.match(r"^https?://[^/]*@", url) or re.search(r"[?#\s]", url):
+            raise ValueError("must be an address alone, without a user, a password or a query: keys are never written "
+                             "down, see judge.api_key_env")  # fmt: skip
         return url.rstrip("/")
 
     @field_validator("api_key_env")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or KEY_LIKE.match(name):
             raise ValueError("must be the NAME of an environment variable, not a key")
         return name
 

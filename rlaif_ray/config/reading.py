@@ -105,11 +105,17 @@ def _one_line(error: ValidationError, raw: Mapping[str, Any]) -> str:
         line = _unknown_key(first["loc"])
     elif first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
-        line = f"{path}: got {first['input']!r}; {reason}" if path else reason
+        line = f"{path}: got {_shown(path, first['input'])}; {reason}" if path else reason
     else:
-        line = f"{path}: got {first['input']!r}; {_allowed(first)}"
+        line = f"{path}: got {_shown(path, first['input'])}; {_allowed(first)}"
     more = len(problems) - 1
     return line + (f" (and {more} more)" if more else "")
+
+
+def _shown(path: str, value: object) -> str:
+    """A wrong value as an error shows it; not where it may be a key that was put in the wrong place."""
+    secret = path == "judge.api_key_env" or (path == "judge.base_url" and re.search(r"[@?#]", str(value)))
+    return "what may hold a key (not shown)" if secret else repr(value)
 
 
 def _allowed(problem: Mapping[str, Any]) -> str:

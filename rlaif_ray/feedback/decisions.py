@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from rlaif_ray.feedback.dialect import Dialect
 from rlaif_ray.feedback.judge import ChatJudge, data_url, titles
 from rlaif_ray.feedback.question import Question
-from rlaif_ray.feedback.reply import MOST_TEXT, verdict_on
+from rlaif_ray.feedback.quoting import storable
+from rlaif_ray.feedback.reply import MOST_TEXT, counted, verdict_on
 from rlaif_ray.types import Abstention, Usage, Verdict
 
 __all__ = ["DecisionsJudge", "decisions_body", "soft_verdict"]
@@ -67,21 +68,23 @@ class DecisionsJudge(ChatJudge):
             return answer
         worst = self.worst_case(question)
         most = Usage(worst.tokens - self.config.max_tokens, self.config.max_tokens, worst.usd)
-        return self._read(answer, question, most, time.monotonic() - started)
+        return self._keyless(self._read(answer, question, most, time.monotonic() - started))
 
     def _read(self, body: str, question: Question, worst: Usage, latency_s: float) -> Verdict | Abstention:
         usage = Usage(worst.input_tokens, worst.output_tokens, worst.cost_usd, latency_s)
         try:
             whole = json.loads(body)
             used = whole["usage"]
-            into, out = int(used["input_tokens"]), int(used["output_tokens"])
-            if into >= 0 and out >= 0:
+            into, out = counted(used["input_tokens"]), counted(used["output_tokens"])
+            if into is not None and out is not None:
                 usage = Usage(into, out, self.price.cost(into, out), latency_s)
             decision = Decision.model_validate(whole)
-        except (ValueError, KeyError, TypeError, ValidationError):
-            return Abstention("http", "the reply is not a decision", usage, body[:MOST_TEXT])
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
+            return Abstention("http", "the reply is not a decision", usage, storable(body[:MOST_TEXT]))
         if len(decision.answers) != 1:
-            return Abstention("http", f"got {len(decision.answers)} answers to one question", usage, body[:MOST_TEXT])
+            return Abstention(
+                "http", f"got {len(decision.answers)} answers to one question", usage, storable(body[:MOST_TEXT])
+            )
         found = decision.answers[0].model_dump()
         text = json.dumps(found)[:MOST_TEXT]
         if found["type"] == "refusal":

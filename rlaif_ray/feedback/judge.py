@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -208,7 +209,15 @@ class ChatJudge:
         worst = self.worst_case(question)
         most = Usage(worst.tokens - self.config.max_tokens, self.config.max_tokens, worst.usd)
         reply = read_reply(answer, self.price, most, time.monotonic() - started)
-        return verdict_of(reply, question)
+        return self._keyless(verdict_of(reply, question))
+
+    def _keyless(self, outcome: Verdict | Abstention) -> Verdict | Abstention:
+        """The body was searched for the key as it came; a server may have spelt it in escapes, which are read now."""
+        clean = self.endpoint.redacted
+        if isinstance(outcome, Abstention):
+            return replace(outcome, detail=clean(outcome.detail), text=clean(outcome.text))
+        description, reasoning = clean(outcome.description), clean(outcome.reasoning)
+        return replace(outcome, text=clean(outcome.text), description=description, reasoning=reasoning)
 
     async def _settle(self, question: Question, refused: Dialect, error: JudgeRejectsRequest) -> Verdict | Abstention:
         """Find out, once for all questions, what the server takes. A refused request is not billed: all of this is one

@@ -13,7 +13,7 @@
 A rating's head also names its levels, from the lowest: ``levels: poor, fair, good``. Fields are ``{num_frames}``,
 ``{caption}`` and ``{principle}``; in a rating ``{levels}``; in a preference ``{frames_first}``, ``{frames_second}``,
 ``{caption_first}`` and ``{caption_second}``. Nothing else is replaced, and what is filled in is quoted as data where it
-is text from a world.
+is text from a world (``quoting.quoted``): the prompt's own words say what the quotation is.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.feedback.quoting import quoted
 from rlaif_ray.types import QuestionKind
 
 __all__ = ["Polarity", "Prompt", "answer_schema", "load_prompt", "parse_prompt", "prompt_names"]
@@ -81,13 +82,13 @@ class Prompt:
         captions = [caption] if isinstance(caption, str) else list(caption)
         values = {
             "num_frames": str(sum(counts)),
-            "caption": json.dumps("\n".join(captions), ensure_ascii=False),
+            "caption": quoted("\n".join(captions)),
             "principle": principle,
             "levels": ", ".join(f'"{level}"' for level in self.levels),
             "frames_first": str(counts[0]),
             "frames_second": str(counts[-1]),
-            "caption_first": json.dumps(captions[0], ensure_ascii=False),
-            "caption_second": json.dumps(captions[-1], ensure_ascii=False),
+            "caption_first": quoted(captions[0]),
+            "caption_second": quoted(captions[-1]),
         }
         return _FIELD.sub(lambda field: values[field.group(1)], self.user)
 

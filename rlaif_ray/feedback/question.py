@@ -80,7 +80,9 @@ class Question:
             digest.update(f"{len(part)}:{part}".encode())
         digest.update(json.dumps([self.judge.name, self.judge.model, self.judge.settings]).encode())
         for unit in self.units:
-            digest.update(f"unit {len(unit.frames)} {len(unit.caption)}:{unit.caption}".encode())
+            digest.update(
+                f"unit {len(unit.frames)} {len(unit.caption)}:{unit.caption}".encode("utf-8", "surrogatepass")
+            )
             for frame in unit.frames:
                 digest.update(hashlib.sha256(frame).digest())
         return digest.hexdigest()[:32]

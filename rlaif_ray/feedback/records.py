@@ -34,6 +34,8 @@ __all__ = [
 # Abstentions that are the judge's own answer, paid for: asking the same thing again would get the same. The others (no
 # answer came) may be asked again.
 REPLAYED_REASONS = ("refusal", "unparsable", "truncated", "empty")
+# A few kilobytes from a stranger's data set can unpack to anything.
+_MOST_UNPACKED = 2**30
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ def pack_episode(episode: Episode) -> bytes:
 def unpack_episode(blob: bytes) -> Episode:
     """The episode again. Raises StoreError: the bytes are no packed episode."""
     try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MOST_UNPACKED:
+            raise StoreError(f"a stored episode unpacks to {size:,} bytes, allowed are {_MOST_UNPACKED:,}")
         with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
             episode_id, policy_version, terminated = arrays["numbers"].tolist()
             return Episode(
@@ -163,7 +169,7 @@ def unpack_episode(blob: bytes) -> Episode:
                 terminated=bool(terminated),
                 policy_version=policy_version,
             )
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
         raise StoreError(f"a stored episode can't be read back: {error}") from None
 
 

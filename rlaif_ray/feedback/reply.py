@@ -13,12 +13,15 @@ from typing import Any, Literal
 
 from rlaif_ray.feedback.prices import Price
 from rlaif_ray.feedback.question import Question
+from rlaif_ray.feedback.quoting import storable
 from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["Reply", "Said", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
+__all__ = ["Reply", "Said", "counted", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
+# A count beyond this is no count: nobody bills a request for a thousand million tokens.
+_MOST_TOKENS = 1_000_000_000
 # What a model that thinks aloud, and a server that doesn't take that out, put before the answer.
 _THOUGHT = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _LABEL = re.compile(r"^[\W\d_]*(description|reasoning|answer)[*_\"' ]*:", re.MULTILINE | re.IGNORECASE)
@@ -40,25 +43,25 @@ def read_reply(body: str, price: Price, worst: Usage, latency_s: float) -> Reply
     """Take a response body apart. A reply without a usable ``usage`` is charged at its ``worst`` case."""
     try:
         whole = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = None
     usage = _usage(whole, price, worst, latency_s)
     if not isinstance(whole, dict) or not isinstance(whole.get("choices"), list):
-        return Reply(body[:MOST_TEXT], usage, "http", "the reply is not a chat completion")
+        return Reply(storable(body[:MOST_TEXT]), usage, "http", "the reply is not a chat completion")
     if not whole["choices"]:
         return Reply("", usage, "empty", "the reply has no choices")
     choice = whole["choices"][0]
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        return Reply(body[:MOST_TEXT], usage, "http", "the reply's first choice has no message")
+        return Reply(storable(body[:MOST_TEXT]), usage, "http", "the reply's first choice has no message")
     return _read_message(message, choice.get("finish_reason"), usage)
 
 
 def _read_message(message: Mapping[str, Any], finish: object, usage: Usage) -> Reply:
     content, refusal = message.get("content"), message.get("refusal")
-    text = content[:MOST_TEXT] if isinstance(content, str) else ""
+    text = storable(content[:MOST_TEXT]) if isinstance(content, str) else ""
     if isinstance(refusal, str) and refusal:
-        return Reply(refusal[:MOST_TEXT], usage, "refusal", "the judge refused to answer")
+        return Reply(storable(refusal[:MOST_TEXT]), usage, "refusal", "the judge refused to answer")
     if finish == "content_filter":
         return Reply(text, usage, "refusal", "the server's content filter held the answer back")
     if finish == "length":
@@ -127,7 +130,7 @@ def parse_answer(text: str, allowed: Sequence[str]) -> Said:
     texts = found.get("description", ""), found.get("reasoning", "")
     if not all(isinstance(part, str) for part in texts):
         raise ValueError('"description" and "reasoning": expected text')
-    return Said(description=texts[0], reasoning=texts[1], answer=answer)
+    return Said(description=storable(texts[0]), reasoning=storable(texts[1]), answer=answer)
 
 
 def _allowed(said: str, allowed: Sequence[str]) -> str | None:
@@ -176,11 +179,14 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _usage(whole: object, price: Price, worst: Usage, latency_s: float) -> Usage:
     given = whole.get("usage") if isinstance(whole, dict) else None
     if isinstance(given, dict):
-        into, out = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+        into, out = counted(given.get("prompt_tokens")), counted(given.get("completion_tokens"))
         if into is not None and out is not None:
             return Usage(into, out, price.cost(into, out), latency_s)
     return Usage(worst.input_tokens, worst.output_tokens, worst.cost_usd, latency_s)
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def counted(value: object) -> int | None:
+    """A number of tokens as a server states it; None: it is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _MOST_TOKENS else None

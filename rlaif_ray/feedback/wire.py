@@ -10,7 +10,7 @@ what happens                            what it becomes
 408, 409, 425, 429, 500, 503            AttemptFailed, not billed, Retry-After honoured
 other 5xx, body cut, connection closed  AttemptFailed, fate unknown
 no answer within ``judge.timeout_s``    AttemptFailed, fate unknown, reason ``timeout``
-nothing listens, no such host           AttemptFailed, not billed, ``reached`` False
+nothing listens, no such host, no TLS   AttemptFailed, not billed, ``reached`` False
 ======================================  =============================================================================
 """
 
@@ -20,7 +20,9 @@ import asyncio
 import email.utils
 import json
 import math
+import os
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
@@ -39,6 +41,7 @@ from rlaif_ray.errors import (
     JudgeRejectsRequest,
     JudgeUnreachable,
 )
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.types import Abstention, Usage
 
 __all__ = ["Endpoint", "redact", "retry_after_s"]
@@ -47,7 +50,7 @@ __all__ = ["Endpoint", "redact", "retry_after_s"]
 MOST_PATIENCE_S = 120.0
 _NOT_BILLED = frozenset({408, 409, 425, 429, 500, 503})
 _FILTERED = re.compile(r"content_(filter|policy)|responsible_?ai", re.IGNORECASE)
-_KEYS = re.compile(r"\b(sk|pk|key)-[\w*.-]{6,}|(?<=Bearer )\S+", re.IGNORECASE)
+_KEYS = re.compile(r"\b(sk|pk|key)-[\w*.-]{6,}|(?<=Bearer )[^\s\"'\\,;]+", re.IGNORECASE)
 
 
 def redact(text: str, key: SecretStr | None = None) -> str:
@@ -118,8 +121,16 @@ class Endpoint:
     def _something_else(self, *said: str) -> JudgeUnreachable:
         return JudgeUnreachable(
             f"judge.base_url: got {self._config.base_url!r}, where no OpenAI-compatible server answers (GET "
-            f"{self._config.base_url}/models said: {', '.join(said)}); a base_url usually ends in /v1"
+            f"{self._config.base_url}/models said: {self._told(', '.join(said))}); a base_url usually ends in /v1"
         )
+
+    def redacted(self, text: str) -> str:
+        """Text without the key."""
+        return redact(text, self._key)
+
+    def _told(self, text: str) -> str:
+        """What a server said, for an error's one line: no key in it, and nothing that acts on a terminal."""
+        return printable(redact(text, self._key))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -153,7 +164,9 @@ class Endpoint:
                 max_retries=0,
                 timeout=self._config.timeout_s,
                 # A proxy from the environment has no business between this machine and itself.
-                http_client=openai.DefaultAioHttpClient(trust_env=not local, timeout=self._config.timeout_s),
+                http_client=openai.DefaultAioHttpClient(
+                    trust_env=not local, verify=_authorities(), timeout=self._config.timeout_s
+                ),
             )
         return self._client
 
@@ -164,7 +177,9 @@ class Endpoint:
             causes.append(cause)
             cause = cause.__cause__
         if any(isinstance(c, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for c in causes):
-            detail = redact(str(causes[-1]), self._key)
+            detail = self._told(str(causes[-1]))
+            if any(isinstance(c, aiohttp.ClientConnectorCertificateError) for c in causes):
+                detail += "; to trust an authority of your own, set SSL_CERT_FILE to its certificate"
             return AttemptFailed(f"nothing answers at {self._config.base_url} ({detail})", billed=False, reached=False)
         if isinstance(error, openai.APITimeoutError) and not any(
             isinstance(c, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) for c in causes
@@ -175,7 +190,7 @@ class Endpoint:
     def _status(self, error: openai.APIStatusError) -> Abstention:
         """Raise what a status means; a content filter's 400 is the only one that is an answer."""
         status, where = error.status_code, self._config.base_url
-        said = redact(_message(error), self._key)
+        said = self._told(_message(error))
         if status in (401, 403):
             raise JudgeRejectsKey(f"{where} rejects the key in {self._config.api_key_env} ({status}): {said}") from None
         if status == 404:
@@ -192,6 +207,19 @@ class Endpoint:
         if status == 400 and _FILTERED.search(said):
             return Abstention("refusal", f"HTTP 400: {said}", Usage())
         raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
+
+
+def _authorities() -> ssl.SSLContext | bool:
+    """Whose certificates are trusted: those the user names, on this machine too, or those everybody trusts."""
+    named = os.environ.get("SSL_CERT_FILE")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except OSError as error:  # ssl.SSLError is one
+        raise JudgeUnreachable(
+            f"SSL_CERT_FILE: got {named!r}, which can't be read: {error.strerror or error}"
+        ) from None
 
 
 def _kind(headers: Mapping[str, str]) -> str:

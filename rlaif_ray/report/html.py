@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.report import charts
 from rlaif_ray.report.figures import clock_time, count, decimal, number
 from rlaif_ray.report.judged import read_judged
@@ -48,6 +49,7 @@ def render_report(record: RunRecord) -> str:
         lstrip_blocks=True,
     )
     pages.filters["decimal"] = decimal
+    pages.filters["printable"] = printable
     pages.filters["count"] = lambda value: "-" if value is None else count(float(value))
     return pages.get_template("report.html.j2").render(
         record=record,

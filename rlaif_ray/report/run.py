@@ -110,7 +110,7 @@ class RunRecord:
         found: dict[int, dict[str, Path]] = {}
         for gif in (self.path / "media").glob("*-*.gif"):
             when, _, index = gif.stem.rpartition("-")
-            if when in ("before", "after") and index.isdigit():
+            if when in ("before", "after") and index.isdigit() and not gif.is_symlink():  # it could lead anywhere
                 found.setdefault(int(index), {})[when] = gif
         return [MediaPair(i, found[i].get("before"), found[i].get("after")) for i in sorted(found)]
 

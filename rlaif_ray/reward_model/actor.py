@@ -23,7 +23,7 @@ from rlaif_ray.types import Episode
 
 __all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
 
-MOST_RESTARTS = 3  # of a dead actor: more deaths than that have a cause that another start won't mend
+MOST_RESTARTS = 3  # in a row: more deaths without a portion learned between have a cause that another start won't mend
 NICENESS = 10  # a fit must not slow the learner down where both share few cores
 
 
@@ -170,9 +170,10 @@ class RewardModelClient:
         except RayError as error:  # died, unreachable or killed for memory
             self._restarts += 1
             if self._restarts > MOST_RESTARTS:
-                raise RlaifError(f"the reward model's actor died {self._restarts} times: {error}") from error
+                raise RlaifError(f"the reward model's actor died {self._restarts} times in a row: {error}") from error
             self._replace_actor()
         else:
+            self._restarts = 0  # what died before had nothing to do with these labels
             self._outcomes += outcomes
 
     def _replace_actor(self) -> None:

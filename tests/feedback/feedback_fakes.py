@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -116,8 +117,10 @@ def completion(
 class FakeServer:
     """A real HTTP server on loopback, on a thread of its own; ``respond(n, body)`` makes its n-th reply (from 0)."""
 
-    def __init__(self, respond: Callable[[int, dict[str, Any]], Any], port: int = 0) -> None:
-        self.respond, self.port = respond, port
+    def __init__(
+        self, respond: Callable[[int, dict[str, Any]], Any], port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.respond, self.port, self.tls = respond, port, tls
         self.models_reply = lambda: web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -145,9 +148,9 @@ class FakeServer:
         app.router.add_get("/v1/models", self._models)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self.tls).start()
         self.port = runner.addresses[0][1]
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        self.base_url = f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

@@ -97,8 +97,23 @@ def test_an_actor_that_keeps_dying_ends_in_an_error(client, labels, monkeypatch)
         client.poll()
         time.sleep(0.02)
     _kill(client)
-    with pytest.raises(RlaifError, match="died 2 times"):
+    with pytest.raises(RlaifError, match="died 2 times in a row"):
         client.wait(WAIT_S)
+
+
+@pytest.mark.ray
+def test_a_long_run_outlives_any_number_of_deaths_with_work_done_between(client, labels, monkeypatch):
+    """A run of days may lose its actor now and then: only deaths in a row say that something is wrong."""
+    monkeypatch.setattr(actor, "MOST_RESTARTS", 1)
+    reports = []
+    for first in range(0, 200, 50):
+        _add(client, labels, first, first + 50)
+        reports += [published.report for published in client.wait(WAIT_S)]
+        _kill(client)
+    assert [report.train_n + report.heldout_n for report in reports] == [50, 100, 150, 200]
+    versions = [report.version for report in reports]
+    assert versions == sorted(versions)
+    assert versions[-1] >= 1
 
 
 @pytest.mark.ray

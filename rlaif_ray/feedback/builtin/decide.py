@@ -32,6 +32,7 @@ Polarity = Literal["align", "violate"]
 _WORDING = re.compile(
     r"\b(?:(violat|go(?:es)? against|conflict|breach)|(agree|align|accord|in line with))", re.IGNORECASE
 )
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ class Decision:
 
 
 def polarity_of(text: str) -> Polarity | None:
-    """Whether "yes" would be good (align) or bad (violate) news, from the last wording used; None: can't tell."""
+    """Whether "yes" would be good (align) or bad (violate) news, from the last wording used; None: can't tell.
+
+    What stands in quotation marks is data, such as a world's captions: it words no question.
+    """
     found = None
-    for match in _WORDING.finditer(text):
+    for match in _WORDING.finditer(_QUOTED.sub('""', text)):
         found = match
     if found is None:
         return None

@@ -2,78 +2,41 @@
 
 A driver process submits episodes until each has its label; a server counts what it delivered. Killed are questioners,
 the store's actor and the driver itself, which is then started anew. ``python chaos.py drive ...`` is that driver.
+``python chaos.py kill`` does this and the same to a real ``rlaif-ray train`` (``chaos_train``).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import hashlib
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import feedback_fakes
-from feedback_fakes import FakeServer, TinyRenderer, completion, tiny_config, tiny_episode
+from chaos_train import TrainChaos
+from counting import CONCURRENCY, CountingServer, Outcome
+from feedback_fakes import TinyRenderer, tiny_config, tiny_episode
 
-from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.store import LabelStore
 
 PRICED = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 1000.0}
-USD_AN_ANSWER = 0.12
-CONCURRENCY = 8
-
-
-@dataclass
-class Outcome:
-    """What was counted, by the server and in the store."""
-
-    episodes: int
-    kills: Counter[str] = field(default_factory=Counter)
-    delivered: int = 0
-    distinct: int = 0
-    labelled: int = 0
-    answers: int = 0
-    spent: Amount = field(default_factory=Amount)
-    reserved: Amount = field(default_factory=Amount)
-    written_off: int = 0
-    caps: Caps = field(default_factory=Caps)
-
-    def broken(self) -> list[str]:
-        """The invariants that don't hold."""
-        again = self.delivered - self.distinct
-        holds = {
-            "each episode has its label": self.labelled == self.distinct == self.episodes,
-            "nothing is left reserved": self.reserved.labels == 0,
-            "billed by the server <= spent": self.delivered <= self.spent.labels
-            and self.delivered * USD_AN_ANSWER <= self.spent.usd + 1e-6,
-            "spent <= caps": self.spent.labels <= (self.caps.labels or 0)
-            and self.spent.usd <= (self.caps.usd or 0.0) + 1e-6,
-            "answers lost <= in flight at a kill": self.delivered - self.answers <= self.written_off,
-            "asked again <= in flight at a kill": again <= self.written_off,
-            "written off <= kills * concurrency": self.written_off <= sum(self.kills.values()) * CONCURRENCY,
-        }
-        return [name for name, held in holds.items() if not held]
-
-    def table(self) -> str:
-        kills = ", ".join(f"{count} {what}" for what, count in sorted(self.kills.items()))
-        return (
-            f"killed: {kills}; episodes {self.episodes}, labelled {self.labelled}; delivered {self.delivered}, answers "
-            f"stored {self.answers}, asked again {self.delivered - self.distinct}; written off {self.written_off}, "
-            f"spent {self.spent.labels} labels, ${self.spent.usd:.2f} (billed ${self.delivered * USD_AN_ANSWER:.2f})"
-        )
+# What a round of so many kills is made of; the others are questioners. A driver's kill takes seconds, the others none.
+ROUND = 100
+OF_TRAINING = 0.4  # of the kills
+DRIVERS = 0.1
+KILLED_WITHIN = 0.85  # of the answers: whoever is killed last must not have gone home
 
 
 def drive(address: str, store: Path, base_url: str, episodes: int, labels: int) -> None:
@@ -125,41 +88,34 @@ class Chaos:
     def __init__(self, address: str, folder: Path, *, kills: int, episodes: int, seed: int, drivers: int) -> None:
         self.address, self.store = address, folder / "labels.sqlite"
         self.rng = random.Random(seed)
-        self.delivered: Counter[str] = Counter()
-        self.outcome = Outcome(episodes)
         self.labels = episodes + 2 * kills * CONCURRENCY
+        self.outcome = Outcome("pool", episodes, caps=Caps(usd=self.labels * 2.0, labels=self.labels))
         self.victims = ["driver"] * drivers + [
             self.rng.choice(["questioner 0", "questioner 1", "store"]) for _ in range(kills - drivers)
         ]
         self.rng.shuffle(self.victims)
 
     def run(self, deadline_s: float) -> Outcome:
-        deadline = time.monotonic() + deadline_s
-        with FakeServer(self._respond) as server:
-            self.url = server.base_url
+        began = time.monotonic()
+        deadline = began + deadline_s
+        with CountingServer(self.rng.randrange(2**31)) as self.server:
             driver = self._start()
             try:
                 for number, victim in enumerate(self.victims):
-                    self._until_delivered((number + 1) * self.outcome.episodes // (len(self.victims) + 1), deadline)
+                    self._until_delivered(
+                        int(KILLED_WITHIN * self.outcome.episodes * number / len(self.victims)), deadline
+                    )
                     driver = self._kill(victim, driver, deadline)
                 assert driver.wait(max(1.0, deadline - time.monotonic())) == 0, self._log()
             finally:
                 driver.kill()
                 driver.wait()
-        return self._counted()
-
-    async def _answer(self, name: str) -> Any:
-        await asyncio.sleep(self.rng.uniform(0.05, 0.4))
-        self.delivered[name] += 1
-        return completion(answer="yes" if int(name[:8], 16) % 2 else "no")
-
-    def _respond(self, _: int, body: dict[str, Any]) -> Any:
-        content = json.dumps(body["messages"][-1]["content"], sort_keys=True)
-        return self._answer(hashlib.sha256(content.encode()).hexdigest())
+        self.outcome.wall_s = time.monotonic() - began
+        return self.outcome.count(self.server, self.store)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.store.with_suffix(".pids").unlink(missing_ok=True)
-        words = [self.address, str(self.store), self.url, str(self.outcome.episodes), str(self.labels)]
+        words = [self.address, str(self.store), self.server.base_url, str(self.outcome.episodes), str(self.labels)]
         log = self.store.with_suffix(".log").open("ab")
         with log:
             return subprocess.Popen([sys.executable, __file__, "drive", *words], stdout=log, stderr=log)
@@ -172,6 +128,7 @@ class Chaos:
             driver = self._start()
         else:
             while True:
+                assert driver.poll() is None, f"the driver ended before the last kill: {self._log()}"
                 try:
                     os.kill(self._victim(victim, deadline), signal.SIGKILL)
                     break
@@ -188,27 +145,12 @@ class Chaos:
         raise AssertionError(f"no {name} to kill: {self._log()}")
 
     def _until_delivered(self, count: int, deadline: float) -> None:
-        while len(self.delivered) < count:
-            assert time.monotonic() < deadline, f"{len(self.delivered)} of {count} delivered: {self._log()}"
+        while len(self.server.delivered) < count:
+            assert time.monotonic() < deadline, f"{len(self.server.delivered)} of {count} delivered: {self._log()}"
             time.sleep(0.02)
 
     def _log(self) -> str:
         return self.store.with_suffix(".log").read_text()[-2000:]
-
-    def _counted(self) -> Outcome:
-        found = self.outcome
-        found.delivered, found.distinct = sum(self.delivered.values()), len(self.delivered)
-        found.caps = Caps(usd=self.labels * 2.0, labels=self.labels)
-        with LabelStore(self.store) as store:  # opening it writes off what the last ones left
-            account = store.account(found.caps)
-            found.spent, found.reserved = account.spent, account.reserved
-            found.labelled = len({label.episode_id for label in store.labels() if label.value is not None})
-            with store.reading() as db:
-                (found.answers,) = db.execute("SELECT count(*) FROM answers WHERE reason IS NULL").fetchone()
-                (found.written_off,) = db.execute(
-                    "SELECT count(*) FROM attempts WHERE state = 'written_off'"
-                ).fetchone()
-        return found
 
 
 @contextlib.contextmanager
@@ -223,6 +165,38 @@ def cluster() -> Iterator[str]:
         ray.shutdown()
 
 
+def train_victims(kills: int, drivers: int, seed: int) -> list[str]:
+    """Whom to kill of a real training run, in a random order, each kind about as often."""
+    kinds = ["reward model", "questioner", "store"]
+    victims = ["driver"] * drivers + [kinds[i % len(kinds)] for i in range(kills - drivers)]
+    random.Random(seed).shuffle(victims)
+    return victims
+
+
+def kill(kills: int, seed: int, folder: Path) -> list[Outcome]:
+    """Rounds of at most ``ROUND`` kills, each with a pool and a training run of its own."""
+    outcomes = []
+    for number, first in enumerate(range(0, kills, ROUND)):
+        here = min(ROUND, kills - first)
+        training = round(OF_TRAINING * here)
+        asking = here - training
+        with cluster() as address:
+            for name in ("pool", "train"):
+                (folder / f"{name}-{number}").mkdir(parents=True)
+            pool = Chaos(
+                address, folder / f"pool-{number}", kills=asking, episodes=12 * asking, seed=seed + number,
+                drivers=max(1, round(DRIVERS * asking)),
+            )  # fmt: skip
+            victims = train_victims(training, max(1, round(DRIVERS * training)), seed + number)
+            train = TrainChaos(
+                folder / f"train-{number}", victims, seed + number, address=address, root=os.getpid()
+            )  # fmt: skip
+            for stage in (pool, train):
+                outcomes.append(stage.run(deadline_s=120.0 + 45.0 * here))
+                print(outcomes[-1].table(), flush=True)
+    return outcomes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["drive", "kill"])
@@ -230,21 +204,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("chaos"))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.what == "drive":
         address, store, url, episodes, labels = options.words
         drive(address, Path(store), url, int(episodes), int(labels))
         return
-    options.folder.mkdir(parents=True)
-    kills = options.kills
-    with cluster() as address:
-        chaos = Chaos(
-            address, options.folder, kills=kills, episodes=20 * kills, seed=options.seed, drivers=max(1, kills // 10)
-        )
-        outcome = chaos.run(deadline_s=60.0 + 30.0 * kills)
-    print(outcome.table())
-    broken = outcome.broken()
+    began = time.monotonic()
+    outcomes = kill(options.kills, options.seed, options.folder.absolute())
+    broken = [f"{outcome.stage}: {what}" for outcome in outcomes for what in outcome.broken()]
     print("every invariant holds" if not broken else f"BROKEN: {'; '.join(broken)}")
+    if options.out:
+        found = {
+            "command": f"scripts/chaos {options.kills} --seed {options.seed}",
+            "machine": f"{os.cpu_count()} cores, {platform.platform()}",
+            "kills": sum(sum(outcome.kills.values()) for outcome in outcomes),
+            "wall_s": round(time.monotonic() - began, 1),
+            "stages": [outcome.figures() for outcome in outcomes],
+            "broken": broken,
+        }
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
     sys.exit(bool(broken))
 
 
