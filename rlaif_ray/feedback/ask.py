@@ -210,9 +210,12 @@ class Asker:
 
     async def _hear(self, ticket: int, failure: AttemptFailed | None, used_tokens: int) -> None:
         """Pass on what a reply said about the judge's limits, where it said anything or limits are kept."""
-        refused = failure is not None and str(failure).startswith("HTTP 429")
-        after_s = None if failure is None else failure.after_s
-        heard = heard_in(_headers(self.judge), refused=refused, after_s=after_s)
+        if failure is None:
+            refused, heard = False, heard_in(_headers(self.judge))
+        else:
+            refused = failure.reply is not None and failure.reply.status == 429
+            headers = failure.reply.headers if failure.reply is not None else {}
+            heard = heard_in(headers, refused=refused, after_s=failure.after_s)
         if heard != _NOTHING_HEARD or refused or self._slowed or self._pace.tokens_per_minute is not None:
             self._slowed = self._slowed or refused
             await self.store.hear(ticket, heard, self._pace, used_tokens)

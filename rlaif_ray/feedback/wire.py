@@ -33,6 +33,7 @@ from pydantic import SecretStr
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.errors import (
     AttemptFailed,
+    HttpReply,
     JudgeError,
     JudgeRejectsKey,
     JudgeRejectsModel,
@@ -188,7 +189,8 @@ class Endpoint:
         if status in _NOT_BILLED or status >= 500:
             after_s = retry_after_s(error.response.headers, time.time())
             billed: Literal[False] | None = False if status in _NOT_BILLED else None
-            raise AttemptFailed(f"HTTP {status}: {said}", billed=billed, after_s=after_s) from None
+            reply = HttpReply(status, dict(error.response.headers))
+            raise AttemptFailed(f"HTTP {status}: {said}", billed=billed, after_s=after_s, reply=reply) from None
         if status == 400 and _FILTERED.search(said):
             return Abstention("refusal", f"HTTP 400: {said}", Usage())
         raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
