@@ -123,10 +123,11 @@ class Asker:
             0.0, self.backoff_s
         )
         self._owner = owner_id()
+        self.batched: set[str] = set()  # questions met that a batch has in flight
         self._slowed = False  # a refusal was met: answers are told too, which makes room again
 
     async def ask(self, asked: Asked, *, share: float = 1.0, reward_model_version: int = 0) -> Label | None:
-        """The label of one question; None where the budget has no room for it.
+        """The label of one question; None where the budget has no room for it, or it is in a batch (``batched``).
 
         ``share`` of the caps may be spent so far (``budget.share_at``).
 
@@ -137,6 +138,9 @@ class Asker:
         record = record.without_episode()
         if isinstance(claimed, Label):
             return claimed
+        if claimed == "batched":
+            self.batched.add(record.question_key)
+            return None
         if claimed == "unanswered":
             return None
         try:

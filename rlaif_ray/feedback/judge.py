@@ -109,7 +109,8 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
         settings["answer_form"] = config.answer_form
     if builtin:
         profile = load_profile(config.profile)
-        settings["profile"] = hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:16]
+        # How it treats batches changes no answer.
+        settings["profile"] = hashlib.sha256(profile.model_dump_json(exclude={"batch"}).encode()).hexdigest()[:16]
     name = "builtin" if builtin else urlsplit(config.base_url).netloc.rpartition("@")[2]
     return JudgeIdentity(name, model_name(config), tuple(sorted(settings.items())))
 
