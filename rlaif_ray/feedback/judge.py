@@ -33,6 +33,7 @@ from rlaif_ray.types import Abstention, Usage, Verdict
 __all__ = [
     "ChatJudge",
     "Judge",
+    "complaint_of",
     "data_url",
     "identity_of",
     "judge_from",
@@ -234,7 +235,7 @@ class ChatJudge:
         self, question: Question, dialect: Dialect, error: JudgeRejectsRequest
     ) -> tuple[Dialect, Verdict | Abstention]:
         complaint, any_form = error, self.config.answer_form == "auto"
-        while (named := dialect.without(_complaint(complaint))) is not None and (
+        while (named := dialect.without(complaint_of(complaint))) is not None and (
             any_form or named.form == dialect.form
         ):
             dialect = named
@@ -253,6 +254,6 @@ class ChatJudge:
         await self.endpoint.close()
 
 
-def _complaint(error: JudgeRejectsRequest) -> str:
+def complaint_of(error: JudgeRejectsRequest) -> str:
     """What the server said, without our own words around it (``wire.Endpoint``)."""
     return str(error).partition("): ")[2]

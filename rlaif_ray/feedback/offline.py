@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from rlaif_ray.config import Config
+from rlaif_ray.errors import JudgeError
 from rlaif_ray.feedback.ask import Asker, LocalStore
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.dataset import DataSet
@@ -161,6 +162,7 @@ class _Labelling:
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._in_flight = 0
         self._came_back = asyncio.Condition()
+        self._error: JudgeError | None = None
         self._spent = False  # the budget has no room, and nothing in flight may make some
 
     async def run(self) -> Ended:
@@ -171,6 +173,8 @@ class _Labelling:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         self._tally.say("", now=True)
+        if self._error is not None:
+            raise self._error
         if self._stop():
             return "interrupted"
         return "budget" if self._spent else "done"
@@ -179,11 +183,13 @@ class _Labelling:
         self._draw.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
-        while self._todo and not self._spent and not self._stop():
+        while self._todo and not self._spent and self._error is None and not self._stop():
             episode_id = self._todo.pop()
             self._in_flight += 1
             try:
                 answered = await self._one(episode_id)
+            except JudgeError as error:  # what else is under way may be answered yet, and is paid for
+                self._error, answered = self._error or error, True
             finally:
                 self._in_flight -= 1
             if not answered:

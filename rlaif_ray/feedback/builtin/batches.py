@@ -203,14 +203,12 @@ class Batches:
 
     async def _answer_all(self, batch: _Batch, requests: dict[str, int]) -> str:
         """Answer until all is answered, time is up or the batch is called off; which of the three."""
-        pause_s, begun = self._habits.latency_s / len(requests), asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        begun, pause_s = clock(), self._habits.latency_s / len(requests)
         hung = False
         with (self._folder / batch.shown["input_file_id"]).open("rb") as file:
-            for done, (custom_id, place) in enumerate(requests.items(), start=1):
-                early = begun + done * pause_s - asyncio.get_running_loop().time()
-                if early > 0.0 and (end := await _ends_within(batch, early)):
-                    return end
-                if end := _ended(batch):
+            for done, (custom_id, place) in enumerate(requests.items()):
+                if end := await _ends_within(batch, begun + done * pause_s - clock()):
                     return end
                 file.seek(place)
                 reply = await self._answer(json.loads(file.readline()).get("body"))
@@ -221,7 +219,8 @@ class Batches:
                 line = _line(custom_id, {"status_code": status, "request_id": uuid.uuid4().hex, "body": body}, None)
                 (batch.answered if status == 200 else batch.failed)[custom_id] = line
                 batch.count()
-        return (await _ends_within(batch, float("inf"))) if hung else "completed"
+        left_s = float("inf") if hung else begun + self._habits.latency_s - clock()
+        return await _ends_within(batch, left_s) or "completed"
 
     def _validated(self, batch: _Batch) -> dict[str, int]:
         """Custom id -> place in the file of each request. Raises ValueError: "<line> <what is wrong>"."""
@@ -253,19 +252,16 @@ class Batches:
         return str(self._keep(path, f"{batch.shown['id']}_{kind}.jsonl", "batch_output")["id"])
 
 
-def _ended(batch: _Batch) -> str:
-    """``cancelled`` or ``expired`` where it is; nothing else."""
+async def _ends_within(batch: _Batch, seconds: float) -> str:
+    """Wait, if there are seconds left; as soon as the batch has to end, ``cancelled`` or ``expired``."""
+    clock = asyncio.get_running_loop().time
+    left_s = min(seconds, batch.expires - clock())
+    if left_s > 0.0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(batch.called_off.wait(), left_s)
     if batch.called_off.is_set():
         return "cancelled"
-    return "expired" if asyncio.get_running_loop().time() >= batch.expires else ""
-
-
-async def _ends_within(batch: _Batch, seconds: float) -> str:
-    """Wait; as soon as the batch has to end, how."""
-    left_s = min(seconds, max(0.0, batch.expires - asyncio.get_running_loop().time()))
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(batch.called_off.wait(), left_s)
-    return _ended(batch)
+    return "expired" if clock() >= batch.expires else ""
 
 
 async def _saved(part: BodyPartReader, path: Path) -> bool:
