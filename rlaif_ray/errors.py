@@ -27,7 +27,8 @@ reason and its price.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "EnvError",
+    "HttpReply",
     "JudgeError",
     "JudgeRejectsKey",
     "JudgeRejectsModel",
@@ -102,11 +104,20 @@ class ReplayMissError(StoreError):
     """``judge.replay: only`` met a question whose answer isn't stored."""
 
 
+@dataclass(frozen=True)
+class HttpReply:
+    """A server's reply that is no answer."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+
+
 class AttemptFailed(RlaifError):
     """One attempt at a judge failed in a way that another may not.
 
     ``reason`` is what an abstention would give; ``billed`` False: known not to be billed, None: nobody knows;
-    ``after_s``: how long the server asked to wait; ``reached`` False: nothing answered at all.
+    ``after_s``: how long the server asked to wait; ``reached`` False: nothing answered at all; ``reply``: what
+    came instead of an answer.
     """
 
     def __init__(
@@ -117,9 +128,11 @@ class AttemptFailed(RlaifError):
         billed: Literal[False] | None = None,
         after_s: float | None = None,
         reached: bool = True,
+        reply: HttpReply | None = None,
     ) -> None:
         super().__init__(detail)
         self.reason, self.billed, self.after_s, self.reached = reason, billed, after_s, reached
+        self.reply = reply
 
 
 class BudgetExhausted(RlaifError):

@@ -7,23 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rlaif_ray import envs
 from rlaif_ray.cli.judge import served
 from rlaif_ray.cli.options import Compare, Cost
 from rlaif_ray.cli.output import only_json, print_json
-from rlaif_ray.cli.sample import sample_episodes
+from rlaif_ray.cli.sample import picture_px, renderer_of, sample_episodes
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.compare import Comparison, compare_prompts
 from rlaif_ray.feedback.costs import FramingCost, estimate_framings, probe_framings
 from rlaif_ray.feedback.judge import judge_from, key_for
-from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import find_run
-from rlaif_ray.types import Episode, EpisodeRenderer, episode_key
+from rlaif_ray.types import Episode, episode_key
 
 __all__ = ["compare", "cost"]
 
@@ -37,12 +35,9 @@ def cost(command: Cost) -> int:
         raise ConfigError(f"--episodes: got {command.episodes}, allowed are 0 and up")
     questions = command.episodes or config.budget.labels or _USUAL_EPISODES
     with only_json(command.json):
-        renderer = _renderer(config)
+        renderer = renderer_of(config)
         sample = sample_episodes(config)
-        states = sample.typical.states
-        if states is None:
-            raise ConfigError(f"env.id: got {config.env.id!r}, which records no states to draw from")
-        size = picture_size(renderer.png(states[:1])[0])
+        size = picture_px(config, sample.typical)
         rows = estimate_framings(config, [sample.typical_length], questions, picture_px=size)
         if command.probe:
             with served(config) as ready:
@@ -83,7 +78,7 @@ async def _compared(config: Config, store: LabelStore, command: Compare) -> Comp
             store,
             Caps(usd=already + command.usd),  # a cap is on all that the store has seen
             _episodes(store, command.episodes),
-            _renderer(config),
+            renderer_of(config),
             (configs[0], configs[1]),
         )
     finally:
@@ -110,13 +105,6 @@ def _store_of(command: Compare) -> tuple[Path, Config]:
     own = run / "config.yaml"
     config = load_config(command.config or (str(own) if own.is_file() else "homegrid"), command.overrides)
     return Path(config.feedback.store) if config.feedback.store else run / "labels.sqlite", config
-
-
-def _renderer(config: Config) -> EpisodeRenderer:
-    renderer = envs.env_spec(config.env.id).renderer
-    if renderer is None:
-        raise ConfigError(f"env.id: got {config.env.id!r}, which can't draw its episodes: nothing to ask about")
-    return renderer(dict(config.env.options))
 
 
 # ------------------------------------------------------------------------------------------ in words

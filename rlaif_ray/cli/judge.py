@@ -9,7 +9,7 @@ from dataclasses import asdict
 from rlaif_ray import envs
 from rlaif_ray.cli.options import Check, Serve
 from rlaif_ray.cli.output import only_json, print_json
-from rlaif_ray.cli.sample import Sample, sample_episodes
+from rlaif_ray.cli.sample import Sample, picture_px, renderer_of, sample_episodes
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
@@ -33,12 +33,10 @@ def check(command: Check) -> int:
     """Ask about a typical and a longest episode; exit code 1 where the judge can't be used as configured."""
     config = load_config(command.config or "homegrid", command.overrides)
     with only_json(command.json):
-        renderer = envs.env_spec(config.env.id).renderer
-        if renderer is None:
-            raise ConfigError(f"env.id: got {config.env.id!r}, which can't draw its episodes: nothing to ask about")
+        renderer = renderer_of(config)
         sample = sample_episodes(config)
         with served(config) as ready:
-            found = check_judge(ready, sample.typical, sample.longest, renderer(dict(config.env.options)))
+            found = check_judge(ready, sample.typical, sample.longest, renderer)
     if command.json:
         print_json({**asdict(found), "usable": found.usable})
     else:
@@ -69,8 +67,9 @@ def _reader(env_id: str) -> str:
 
 def estimate(config: Config, sample: Sample) -> list[str]:
     """What the labels of a run may cost, told before anything is spent. Raises ConfigError: nobody knows the price."""
-    typical = estimate_cost(config, [sample.typical_length])
-    beginner = estimate_cost(config, sample.lengths)
+    size = picture_px(config, sample.typical)
+    typical = estimate_cost(config, [sample.typical_length], picture_px=size)
+    beginner = estimate_cost(config, sample.lengths, picture_px=size)
     price = typical.price
     cap = config.budget.usd
     labels = "no cap on labels" if config.budget.labels is None else f"{config.budget.labels:,} labels"

@@ -10,10 +10,12 @@ import numpy as np
 from rlaif_ray import envs
 from rlaif_ray.columns import Acted, ColumnSampler, run_episodes
 from rlaif_ray.config import Config
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.report.published import PUBLISHED
-from rlaif_ray.types import Array, Episode
+from rlaif_ray.types import Array, Episode, EpisodeRenderer
 
-__all__ = ["Sample", "sample_episodes"]
+__all__ = ["Sample", "picture_px", "renderer_of", "sample_episodes"]
 
 NUM_ENVS = 32
 EPISODES = 160
@@ -67,3 +69,18 @@ def sample_episodes(config: Config) -> Sample:
     if published:
         return Sample(episodes, round(published[0].mean_length), True)
     return Sample(episodes, int(np.median([len(episode) for episode in episodes])), False)
+
+
+def renderer_of(config: Config) -> EpisodeRenderer:
+    """Who draws the world's episodes. Raises ConfigError: nobody can."""
+    renderer = envs.env_spec(config.env.id).renderer
+    if renderer is None:
+        raise ConfigError(f"env.id: got {config.env.id!r}, which can't draw its episodes: nothing to ask about")
+    return renderer(dict(config.env.options))
+
+
+def picture_px(config: Config, episode: Episode) -> tuple[int, int]:
+    """(width, height) of a frame as the world's renderer draws it. Raises ConfigError: it can't draw this one."""
+    if episode.states is None:
+        raise ConfigError(f"env.id: got {config.env.id!r}, which records no states to draw from")
+    return picture_size(renderer_of(config).png(episode.states[:1])[0])

@@ -101,6 +101,8 @@ class JudgeConfig(Section):
     """Price of a million input tokens, over the price table's."""
     output_usd_per_mtok: NonNegativeFloat | None = None
     """Price of a million output tokens, over the price table's."""
+    batch_discount: Fraction | None = None
+    """What a batch costs less, as a share of the price; none: what is known of the server (OpenAI: 0.5), else 0."""
     replay: Literal["prefer", "only", "off"] = "prefer"
     """Stored answers: used first; used only (anything else is an error); not used."""
 

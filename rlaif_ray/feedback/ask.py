@@ -123,10 +123,11 @@ class Asker:
             0.0, self.backoff_s
         )
         self._owner = owner_id()
+        self.batched: set[str] = set()  # questions met that a batch has in flight
         self._slowed = False  # a refusal was met: answers are told too, which makes room again
 
     async def ask(self, asked: Asked, *, share: float = 1.0, reward_model_version: int = 0) -> Label | None:
-        """The label of one question; None where the budget has no room for it.
+        """The label of one question; None where the budget has no room for it, or it is in a batch (``batched``).
 
         ``share`` of the caps may be spent so far (``budget.share_at``).
 
@@ -137,6 +138,9 @@ class Asker:
         record = record.without_episode()
         if isinstance(claimed, Label):
             return claimed
+        if claimed == "batched":
+            self.batched.add(record.question_key)
+            return None
         if claimed == "unanswered":
             return None
         try:
@@ -210,9 +214,12 @@ class Asker:
 
     async def _hear(self, ticket: int, failure: AttemptFailed | None, used_tokens: int) -> None:
         """Pass on what a reply said about the judge's limits, where it said anything or limits are kept."""
-        refused = failure is not None and str(failure).startswith("HTTP 429")
-        after_s = None if failure is None else failure.after_s
-        heard = heard_in(_headers(self.judge), refused=refused, after_s=after_s)
+        if failure is None:
+            refused, heard = False, heard_in(_headers(self.judge))
+        else:
+            refused = failure.reply is not None and failure.reply.status == 429
+            headers = failure.reply.headers if failure.reply is not None else {}
+            heard = heard_in(headers, refused=refused, after_s=failure.after_s)
         if heard != _NOTHING_HEARD or refused or self._slowed or self._pace.tokens_per_minute is not None:
             self._slowed = self._slowed or refused
             await self.store.hear(ticket, heard, self._pace, used_tokens)

@@ -21,7 +21,6 @@ __all__ = ["CostEstimate", "FramingCost", "estimate_cost", "estimate_framings", 
 
 # Three short answers in JSON. What a judge really writes is known from `usage` once it was asked.
 _ANSWER_TOKENS = 150
-_HOMEGRID_PX = (448, 384)
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,10 @@ class FramingCost:
     latency_s: float = 0.0  # of the probe
 
 
-def estimate_cost(
-    config: Config, lengths: Sequence[int], *, picture_px: tuple[int, int] = _HOMEGRID_PX
-) -> CostEstimate:
-    """What judging would cost, from episode lengths in steps: the label budget's number of questions about episodes
-    like these, or one about each where there is no such cap. A preference's question shows two of them; asked in both
-    orders it is two questions.
+def estimate_cost(config: Config, lengths: Sequence[int], *, picture_px: tuple[int, int]) -> CostEstimate:
+    """What judging would cost, from episode lengths in steps and the (width, height) of a frame as the world's renderer
+    draws it: the label budget's number of questions about episodes like these, or one about each where there is no such
+    cap. A preference's question shows two of them; asked in both orders it is two questions.
 
     Raises ConfigError: no lengths, or the price is unknown.
     """
@@ -84,7 +81,7 @@ def estimate_cost(
 
 
 def estimate_framings(
-    config: Config, lengths: Sequence[int], questions: int, *, picture_px: tuple[int, int] = _HOMEGRID_PX
+    config: Config, lengths: Sequence[int], questions: int, *, picture_px: tuple[int, int]
 ) -> list[FramingCost]:
     """What each way of sending frames would cost for so many questions about episodes of these lengths."""
     found = []

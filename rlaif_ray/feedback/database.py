@@ -22,9 +22,18 @@ import psutil
 from rlaif_ray.errors import StoreError
 from rlaif_ray.feedback.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
-__all__ = ["Database", "owner_alive", "owner_id"]
+__all__ = ["BATCH_OWNER", "Database", "batch_owner", "owner_alive", "owner_id"]
 
 APPLICATION_ID = 0x524C_4159  # tells our files from other programs' SQLite files
+
+
+# What a batch has in flight is the batch's own: it outlives the process that sent it.
+BATCH_OWNER = "batch/"
+
+
+def batch_owner(batch_id: int) -> str:
+    """Who holds the claims and reservations of a batch."""
+    return f"{BATCH_OWNER}{batch_id}"
 
 
 @lru_cache(maxsize=1)
@@ -38,7 +47,12 @@ def owner_id() -> str:
 
 
 def owner_alive(owner: str) -> bool | None:
-    """Whether that process still runs; None where it is on another host and can't be looked at."""
+    """Whether that process still runs; None where it is on another host and can't be looked at.
+
+    A batch counts as alive until it is closed: only who takes it in knows what became of its questions.
+    """
+    if owner.startswith(BATCH_OWNER):
+        return True
     host, pid, created = owner.rsplit(":", 2)
     if host != socket.gethostname():
         return None

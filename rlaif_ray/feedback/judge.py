@@ -34,6 +34,7 @@ from rlaif_ray.types import Abstention, Usage, Verdict
 __all__ = [
     "ChatJudge",
     "Judge",
+    "complaint_of",
     "data_url",
     "identity_of",
     "judge_from",
@@ -110,7 +111,8 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
         settings["answer_form"] = config.answer_form
     if builtin:
         profile = load_profile(config.profile)
-        settings["profile"] = hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:16]
+        # How it treats batches changes no answer.
+        settings["profile"] = hashlib.sha256(profile.model_dump_json(exclude={"batch"}).encode()).hexdigest()[:16]
     name = "builtin" if builtin else urlsplit(config.base_url).netloc.rpartition("@")[2]
     return JudgeIdentity(name, model_name(config), tuple(sorted(settings.items())))
 
@@ -242,7 +244,7 @@ class ChatJudge:
         self, question: Question, dialect: Dialect, error: JudgeRejectsRequest
     ) -> tuple[Dialect, Verdict | Abstention]:
         complaint, any_form = error, self.config.answer_form == "auto"
-        while (named := dialect.without(_complaint(complaint))) is not None and (
+        while (named := dialect.without(complaint_of(complaint))) is not None and (
             any_form or named.form == dialect.form
         ):
             dialect = named
@@ -261,6 +263,6 @@ class ChatJudge:
         await self.endpoint.close()
 
 
-def _complaint(error: JudgeRejectsRequest) -> str:
+def complaint_of(error: JudgeRejectsRequest) -> str:
     """What the server said, without our own words around it (``wire.Endpoint``)."""
     return str(error).partition("): ")[2]

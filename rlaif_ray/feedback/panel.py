@@ -196,7 +196,7 @@ def _added(usages: Sequence[Usage]) -> Usage:
 
 
 def _of_unknown_price(failure: AttemptFailed) -> AttemptFailed:
-    return AttemptFailed(str(failure), reason=failure.reason, after_s=failure.after_s, reached=True)
+    return AttemptFailed(str(failure), reason=failure.reason, after_s=failure.after_s, reply=failure.reply)
 
 
 def _no_answer(failures: Sequence[AttemptFailed]) -> AttemptFailed:
@@ -205,5 +205,5 @@ def _no_answer(failures: Sequence[AttemptFailed]) -> AttemptFailed:
     waits = [failure.after_s for failure in failures if failure.after_s is not None]
     return AttemptFailed(
         str(worst), reason=worst.reason, billed=worst.billed, after_s=max(waits, default=None),
-        reached=any(failure.reached for failure in failures),
+        reached=any(failure.reached for failure in failures), reply=worst.reply,
     )  # fmt: skip

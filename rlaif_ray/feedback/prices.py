@@ -10,8 +10,9 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.errors import ConfigError
@@ -21,7 +22,7 @@ from rlaif_ray.feedback.builtin.profile import load_profile
 if TYPE_CHECKING:
     from rlaif_ray.feedback.question import Question
 
-__all__ = ["Price", "image_tokens", "picture_size", "price_of", "worst_case"]
+__all__ = ["Price", "batch_price", "image_tokens", "picture_size", "price_of", "worst_case"]
 
 # Tokens that servers put around messages (roles, separators), and a schema repeated in the prompt by some.
 OVERHEAD_TOKENS = 400
@@ -30,6 +31,9 @@ _TILED = (
     (re.compile(r"gpt-4o-mini"), 2833, 5667),
     (re.compile(r"gpt-4o|gpt-4\.1(?!-mini|-nano)|gpt-4-turbo"), 85, 170),
 )
+# What makers say a batch costs less; genai-prices doesn't know. A server that isn't here is taken to give nothing off:
+# then more is reserved and written down than was paid, never less.
+_BATCH_DISCOUNTS = {"api.openai.com": 0.5}
 # The others cut pictures into patches; 14 pixels is the finest in use.
 _PATCH_PX = 14
 _PATCH_EXTRA = 64
@@ -61,6 +65,21 @@ def price_of(judge: JudgeConfig) -> Price:
         profile = load_profile(judge.profile)
         return Price(profile.input_usd_per_mtok, profile.output_usd_per_mtok, f"as-if, profile {profile.name}")
     return Price(0.0, 0.0, "loopback") if judge.local else _from_table(judge)
+
+
+def batch_price(judge: JudgeConfig) -> Price:
+    """What it charges for a question in a batch. Raises ConfigError: its price is unknown."""
+    price = price_of(judge)
+    if judge.batch_discount is not None:
+        off, source = judge.batch_discount, "judge.batch_discount"
+    elif judge.kind == "builtin":
+        off, source = load_profile(judge.profile).batch.discount, "as-if"
+    else:
+        off, source = _BATCH_DISCOUNTS.get(urlsplit(judge.base_url).hostname or "", 0.0), "its maker's list"
+    if off == 0.0:
+        return replace(price, source=f"{price.source}, nothing off in a batch")
+    into, out = price.input_usd_per_mtok * (1.0 - off), price.output_usd_per_mtok * (1.0 - off)
+    return Price(into, out, f"{price.source}, {off:.0%} off in a batch ({source})")
 
 
 def _from_table(judge: JudgeConfig) -> Price:

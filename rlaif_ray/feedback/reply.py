@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rlaif_ray.feedback.prices import Price
-from rlaif_ray.feedback.question import Question
+from rlaif_ray.feedback.prompt import Prompt
+from rlaif_ray.feedback.question import Order, Question
 from rlaif_ray.feedback.quoting import storable
-from rlaif_ray.types import Abstention, Usage, Verdict
+from rlaif_ray.types import Abstention, QuestionKind, Usage, Verdict
 
-__all__ = ["Reply", "Said", "counted", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
+__all__ = ["Reply", "Said", "Wording", "counted", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
@@ -71,7 +72,16 @@ def _read_message(message: Mapping[str, Any], finish: object, usage: Usage) -> R
     return Reply(text, usage)
 
 
-def verdict_of(reply: Reply, question: Question) -> Verdict | Abstention:
+@dataclass(frozen=True)
+class Wording:
+    """What of a question its answer is read by: all of it but what was shown."""
+
+    kind: QuestionKind
+    prompt: Prompt
+    order: Order = "first"
+
+
+def verdict_of(reply: Reply, question: Question | Wording) -> Verdict | Abstention:
     """A verdict, its polarity and its order undone: 1 is good, and "first" the question's first unit, whatever was
     shown and asked."""
     if reply.trouble is not None:
@@ -84,7 +94,7 @@ def verdict_of(reply: Reply, question: Question) -> Verdict | Abstention:
     return replace(verdict, description=said.description, reasoning=said.reasoning)
 
 
-def verdict_on(question: Question, answer: str, usage: Usage, text: str) -> Verdict:
+def verdict_on(question: Question | Wording, answer: str, usage: Usage, text: str) -> Verdict:
     """What one of the prompt's answers means."""
     good = question.prompt.polarity == "align"
     if question.kind == "rating":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -80,4 +80,22 @@ CREATE TABLE traffic (
     judge TEXT PRIMARY KEY, state TEXT NOT NULL);
 """
 
-MIGRATIONS = {1: _FROM_1}
+# Version 3: data sets that are labelled apart from training, and the batches that are out for answers.
+_FROM_2 = """
+CREATE TABLE samples (
+    run_id TEXT NOT NULL, episode_id INTEGER NOT NULL, episode_key TEXT NOT NULL, policy_version INTEGER NOT NULL,
+    PRIMARY KEY (run_id, episode_id)) WITHOUT ROWID;
+CREATE INDEX samples_episode ON samples (episode_key);
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, run_id TEXT NOT NULL, driver TEXT NOT NULL,
+    lease_until REAL NOT NULL, state TEXT NOT NULL CHECK (state IN ('preparing', 'sending', 'sent', 'closed')),
+    file_id TEXT, remote_id TEXT, begun_at REAL NOT NULL, closed_at REAL, detail TEXT NOT NULL DEFAULT '');
+CREATE INDEX batches_run ON batches (run_id, state);
+CREATE TABLE batch_lines (
+    attempt_id INTEGER PRIMARY KEY, batch_id INTEGER NOT NULL, question_key TEXT NOT NULL, run_id TEXT NOT NULL,
+    episode_id INTEGER NOT NULL);
+CREATE INDEX batch_lines_batch ON batch_lines (batch_id);
+CREATE INDEX batch_lines_episode ON batch_lines (run_id, episode_id);
+"""
+
+MIGRATIONS = {1: _FROM_1, 2: _FROM_2}

@@ -22,7 +22,7 @@ from typing import Literal
 
 from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
-from rlaif_ray.feedback.database import Database, owner_alive
+from rlaif_ray.feedback.database import BATCH_OWNER, Database, owner_alive
 from rlaif_ray.feedback.ledger import (
     LEASE_S,
     account_of,
@@ -51,7 +51,7 @@ from rlaif_ray.types import Abstention, Episode, Label, Verdict
 
 __all__ = ["LEASE_S", "ClaimState", "LabelStore"]
 
-ClaimState = Literal["claimed", "busy", "unanswered"]
+ClaimState = Literal["claimed", "busy", "batched", "unanswered"]
 Replay = Literal["prefer", "only", "off"]
 
 # Nobody dies so often that looking for the dead at every full house or empty purse would pay.
@@ -221,7 +221,8 @@ class LabelStore:
         self, record: Record, owner: str, replay: Replay = "prefer", keep_frames_mb: float = 0.0
     ) -> Label | ClaimState:
         """Take a question on: a label if its answer is stored, ``claimed`` if it may now be asked, ``busy`` if somebody
-        else is asking it at this moment, ``unanswered`` if with ``replay`` ``only`` it was put and never answered.
+        else is asking it at this moment, ``batched`` if it is in a batch, whose answer may take a day, ``unanswered``
+        if with ``replay`` ``only`` it was put and never answered.
 
         ``keep_frames_mb``: pictures that the record carries are kept, up to so many megabytes in the whole store.
 
@@ -337,7 +338,8 @@ class LabelStore:
                 " claims UNION SELECT question_key FROM attempts)"
             ).rowcount
             episodes = db.execute(
-                "DELETE FROM episodes WHERE key NOT IN (SELECT episode_key FROM labels)"
+                "DELETE FROM episodes WHERE key NOT IN (SELECT episode_key FROM labels UNION SELECT episode_key FROM"
+                " samples)"
                 " AND NOT EXISTS (SELECT 1 FROM claims)"
             ).rowcount
             left = megabytes_of_frames(db)
@@ -374,7 +376,7 @@ class LabelStore:
         held = db.execute("SELECT * FROM claims WHERE question_key = ?", (key,)).fetchone()
         mine = held is not None and held["owner"] == owner and held["request"] == (record.request or "?")
         if held is not None and not mine and not _gone(held["owner"], held["lease_until"], now):
-            return "busy"
+            return "batched" if held["owner"].startswith(BATCH_OWNER) else "busy"
         if held is not None and not mine:
             for (ticket,) in db.execute(
                 "SELECT id FROM attempts WHERE state = 'open' AND question_key = ? AND owner = ?", (key, held["owner"])

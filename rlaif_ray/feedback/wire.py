@@ -35,6 +35,7 @@ from pydantic import SecretStr
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.errors import (
     AttemptFailed,
+    HttpReply,
     JudgeError,
     JudgeRejectsKey,
     JudgeRejectsModel,
@@ -188,9 +189,14 @@ class Endpoint:
         return AttemptFailed(f"the connection broke off ({type(causes[-1]).__name__})")
 
     def _status(self, error: openai.APIStatusError) -> Abstention:
-        """Raise what a status means; a content filter's 400 is the only one that is an answer."""
-        status, where = error.status_code, self._config.base_url
-        said = self._told(_message(error))
+        return self.refused(error.status_code, error.body or error.message, dict(error.response.headers))
+
+    def refused(self, status: int, body: object, headers: Mapping[str, str]) -> Abstention:
+        """Raise what a status other than 200 means; a content filter's 400 is the only one that is an answer.
+
+        ``headers``: names in lower case.
+        """
+        where, said = self._config.base_url, self._told(_message(body))
         if status in (401, 403):
             raise JudgeRejectsKey(f"{where} rejects the key in {self._config.api_key_env} ({status}): {said}") from None
         if status == 404:
@@ -201,9 +207,10 @@ class Endpoint:
         if status == 402 or (status == 429 and "insufficient_quota" in said):
             raise JudgeError(f"{where}: the account has no quota left ({status}): {said}") from None
         if status in _NOT_BILLED or status >= 500:
-            after_s = retry_after_s(error.response.headers, time.time())
+            after_s = retry_after_s(headers, time.time())
             billed: Literal[False] | None = False if status in _NOT_BILLED else None
-            raise AttemptFailed(f"HTTP {status}: {said}", billed=billed, after_s=after_s) from None
+            reply = HttpReply(status, headers)
+            raise AttemptFailed(f"HTTP {status}: {said}", billed=billed, after_s=after_s, reply=reply) from None
         if status == 400 and _FILTERED.search(said):
             return Abstention("refusal", f"HTTP 400: {said}", Usage())
         raise JudgeRejectsRequest(f"{where} doesn't take the request ({status}): {said}") from None
@@ -227,11 +234,13 @@ def _kind(headers: Mapping[str, str]) -> str:
     return {name.lower(): value for name, value in headers.items()}.get("content-type", "no content type")
 
 
-def _message(error: openai.APIStatusError) -> str:
-    body = error.body
+def _message(body: object) -> str:
+    """What a server says in the body of a refusal: ``{"error": {...}}``, its inside, or anything else."""
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        body = body["error"]
     if isinstance(body, dict):
         parts = [str(body[name]) for name in ("message", "code") if body.get(name)]
         text = " ".join(dict.fromkeys(parts)) or str(body)
     else:
-        text = str(body or error.message)
+        text = str(body)
     return " ".join(text.split())[:300]

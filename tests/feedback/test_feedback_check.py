@@ -153,10 +153,10 @@ def test_the_estimate_by_hand() -> None:
     config = tiny_config(
         "https://api.openai.com/v1", judge__model="gpt-4o-mini-2024-07-18", judge__max_images=11, budget__labels=500
     )
-    found = estimate_cost(config, [9, 11, 100])
+    found = estimate_cost(config, [9, 11, 100], picture_px=(448, 384))
     assert found.images_per_question == pytest.approx((10 + 11 + 11) / 3)
     assert found.input_tokens_per_question == pytest.approx(2833 * 32 / 3, rel=0.01)
     assert found.usd_per_question == pytest.approx((found.input_tokens_per_question * 0.15 + 150 * 0.6) / 1e6)
     assert (found.questions, found.usd) == (500, pytest.approx(500 * found.usd_per_question))
     with pytest.raises(ConfigError, match="no episode lengths"):
-        estimate_cost(config, [])
+        estimate_cost(config, [], picture_px=(448, 384))

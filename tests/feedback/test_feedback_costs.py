@@ -92,7 +92,7 @@ def test_each_way_is_estimated_by_hand() -> None:
     )
     rows = {row.frames: row for row in estimate_framings(config, [11], 1_000, picture_px=(448, 384))}
     assert [rows[name].pictures for name in ("each", "every", "spread", "sheet")] == [12, 4, 6, 1]
-    text = estimate_cost(config, [11]).input_tokens_per_question - 12 * (2833 + 5667)
+    text = estimate_cost(config, [11], picture_px=(448, 384)).input_tokens_per_question - 12 * (2833 + 5667)
     assert rows["every"].input_tokens == pytest.approx(text + 4 * (2833 + 5667))
     # A sheet of 4 x 3 tiles: 1832 x 1226 pixels, 4 x 3 tiles of 512.
     assert rows["sheet"].input_tokens == pytest.approx(text + 2833 + 12 * 5667)
@@ -102,8 +102,9 @@ def test_each_way_is_estimated_by_hand() -> None:
 
 
 def test_a_preference_shows_two_episodes() -> None:
-    one = estimate_cost(tiny_config("http://127.0.0.1:1/v1"), [9])
-    two = estimate_cost(tiny_config("http://127.0.0.1:1/v1", judge__prompt="homegrid-preference"), [9])
+    url = "http://127.0.0.1:1/v1"
+    one = estimate_cost(tiny_config(url), [9], picture_px=(8, 8))
+    two = estimate_cost(tiny_config(url, judge__prompt="homegrid-preference"), [9], picture_px=(8, 8))
     assert two.images_per_question == 2 * one.images_per_question
 
 

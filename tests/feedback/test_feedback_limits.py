@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 
 import pytest
-from feedback_fakes import asked_about, tiny_config
+from aiohttp import web
+from feedback_fakes import FakeServer, asked_about, completion, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif_ray.feedback.ask import Asker, LocalStore
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
-from rlaif_ray.feedback.judge import identity_of
+from rlaif_ray.feedback.judge import ChatJudge, identity_of
 from rlaif_ray.feedback.limits import Heard, Pace, Traffic, Wait, heard_in, seconds_of
 from rlaif_ray.feedback.records import Record, record_of
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Label
 
 JUDGE = identity_of(tiny_config("http://127.0.0.1:1/v1").judge)
 ME = owner_id()
@@ -170,3 +175,32 @@ def test_waiting_reserves_nothing(store: LabelStore) -> None:
     before = store.account(Caps())
     assert isinstance(store.admit(record(2), WORST, Caps(), ME, Pace(concurrency=1)), Wait)
     assert store.account(Caps()) == before
+
+
+def test_a_refusals_headers_are_heard(store: LabelStore) -> None:
+    """What a 429 says about the server's limits holds for everybody from then on, like what an answer says."""
+    told = {"x-ratelimit-limit-requests": "120", "Retry-After": "0.05"}
+
+    def respond(number: int, _: object) -> object:
+        if number:
+            return completion()
+        return web.json_response({"error": {"message": "slow down"}}, status=429, headers=told)
+
+    with FakeServer(respond) as server:
+        config = tiny_config(server.base_url).judge
+
+        async def ask() -> Label | None:
+            judge = ChatJudge(config)
+            try:
+                asker = Asker(judge, LocalStore(store), Caps(), config, backoff_s=0.01)
+                return await asker.ask(asked_about(1, judge.identity))
+            finally:
+                await judge.close()
+
+        label = asyncio.run(ask())
+    assert label is not None
+    assert label.outcome.usage.attempts == 2
+    with store.reading() as db:
+        traffic = json.loads(db.execute("SELECT state FROM traffic").fetchone()["state"])
+    assert traffic["requests_s"] == 2.0
+    assert traffic["halved_at"] > 0.0

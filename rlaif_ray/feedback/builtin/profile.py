@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlaif_ray.errors import ConfigError, UnknownNameError
 
-__all__ = ["Failures", "Profile", "load_profile", "profile_names"]
+__all__ = ["BatchHabits", "Failures", "Profile", "load_profile", "profile_names"]
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -54,9 +54,18 @@ class Failures(_Part):
     truncated: Rate = 0.0
 
 
+class BatchHabits(_Part):
+    """How it treats a file of questions sent at once (the Batch API)."""
+
+    discount: Rate = 0.5  # off the as-if price
+    latency_s: NonNegative = 0.0  # from a batch's beginning to its end; its answers come evenly over it
+    expires_s: Annotated[float, Field(gt=0.0)] = 86_400.0  # a batch that isn't done by then ends, half done as it is
+
+
 Lack = Literal[
-    "json_schema", "json_object", "temperature", "seed", "reasoning_effort", "max_tokens", "max_completion_tokens"
-]
+    "json_schema", "json_object", "temperature", "seed", "reasoning_effort", "max_tokens", "max_completion_tokens",
+    "batches",
+]  # fmt: skip
 
 
 class Profile(_Part):
@@ -76,6 +85,7 @@ class Profile(_Part):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.97  # most probable answer's probability, typically
     verbosity: NonNegative = 0.0  # sentences it adds that say nothing, on average
     failures: Failures = Failures()
+    batch: BatchHabits = BatchHabits()
     lacks: tuple[Lack, ...] = ()  # what of a request it refuses with status 400
     latency_median_s: NonNegative = 0.0  # log-normal
     latency_sigma: NonNegative = 0.0  # of the logarithm

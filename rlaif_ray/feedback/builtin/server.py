@@ -1,4 +1,4 @@
-"""The built-in judge's HTTP server: OpenAI's chat completions and decisions, on loopback.
+"""The built-in judge's HTTP server: OpenAI's chat completions, decisions, files and batches, on loopback.
 
 It sees the request and nothing else. Reading pictures happens on a thread of its own, so that the loop keeps answering.
 """
@@ -16,11 +16,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.feedback.builtin.batches import Batches
 from rlaif_ray.feedback.builtin.compose import fill
 from rlaif_ray.feedback.builtin.decide import fails, latency_s
 from rlaif_ray.feedback.builtin.mind import Mind, Refusal
@@ -39,6 +41,19 @@ Read = Callable[[Mapping[str, Any], Profile], Request]
 Answer = Callable[[Request, int], dict[str, Any]]
 
 
+class _NoSuchModel(Exception):
+    """The request names another model than this judge's."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A request and what it was answered."""
+
+    answer: dict[str, Any]
+    content: bytes  # what failures depend on, beside the seed
+    seed: int
+
+
 class JudgeServer:
     """Answers requests with one profile, one reader and one noise seed."""
 
@@ -46,6 +61,7 @@ class JudgeServer:
         self.profile, self.seed = profile, seed
         self.answered = 0
         self.billed_tokens = 0
+        self.billed_usd = 0.0  # as-if
         self._mind = Mind(profile, reader)
         self._recent: deque[list[float]] = deque()  # [time, tokens] of the last minute's requests
         self._attempts: Counter[bytes] = Counter()  # at each question, where the profile fails some
@@ -57,12 +73,17 @@ class JudgeServer:
         app.router.add_post("/v1/decisions", self._decisions)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        if "batches" not in self.profile.lacks:
+            Batches(self.profile.batch, self._line).serve_on(app)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response(
-            {"status": "ok", "profile": self.profile.name, "answered": self.answered, "tokens": self.billed_tokens}
-        )
+            {
+                "status": "ok", "profile": self.profile.name, "answered": self.answered,
+                "tokens": self.billed_tokens, "usd": self.billed_usd,
+            }
+        )  # fmt: skip
 
     async def _models(self, _: web.Request) -> web.Response:
         model = {"id": self.profile.name, "object": "model", "created": 0, "owned_by": "built-in"}
@@ -82,26 +103,64 @@ class JudgeServer:
             return _error(429, "Rate limit reached for requests", "rate_limit_exceeded", headers)
         try:
             body = await http.json()
-            if not isinstance(body, dict):
-                raise BadRequest("expected a JSON object")
-            if body.get("model") != self.profile.name:
-                return _error(404, f"The model {body.get('model')!r} does not exist", "model_not_found", headers)
-            request = read(body, self.profile)
-            seed = self.seed * 1_000_003 + request.seed
-            answer = await asyncio.get_running_loop().run_in_executor(self._thread, judge, request, seed)
+            judged = await self._judged(body, read, judge)
         except json.JSONDecodeError:
             return _error(400, "The body is not JSON", "invalid_request_error", headers)
         except BadRequest as error:
             return _error(400, str(error), "invalid_request_error", headers)
-        content = request.digest(0, "") if request.groups else request.text.encode()
-        await asyncio.sleep(max(0.0, latency_s(self.profile, content, seed) - (time.monotonic() - started)))
-        failed = await self._failed(http, content, seed, headers)
+        except _NoSuchModel as error:
+            return _error(404, str(error), "model_not_found", headers)
+        latency = latency_s(self.profile, judged.content, judged.seed)
+        await asyncio.sleep(max(0.0, latency - (time.monotonic() - started)))
+        failed = await self._failed(http, judged, headers)
         if failed is not None:
             return failed
+        place[1] = self._bill(judged.answer["usage"])
+        return web.json_response(judged.answer, headers=headers)
+
+    async def _judged(self, body: object, read: Read, judge: Answer) -> _Judged:
+        """Read a request and answer it, on the reading thread. Raises BadRequest, _NoSuchModel."""
+        if not isinstance(body, dict):
+            raise BadRequest("expected a JSON object")
+        if body.get("model") != self.profile.name:
+            raise _NoSuchModel(f"The model {body.get('model')!r} does not exist")
+        request = read(body, self.profile)
+        seed = self.seed * 1_000_003 + request.seed
+        answer = await asyncio.get_running_loop().run_in_executor(self._thread, judge, request, seed)
+        return _Judged(answer, request.digest(0, "") if request.groups else request.text.encode(), seed)
+
+    async def _line(self, body: object) -> tuple[int, dict[str, Any]] | None:
+        """One request of a batch: status and body; None where the judge hangs over it until the batch ends."""
+        try:
+            judged = await self._judged(body, chat_request, self._completion)
+        except BadRequest as error:
+            return 400, _error_body(400, str(error), "invalid_request_error")
+        except _NoSuchModel as error:
+            return 404, _error_body(404, str(error), "model_not_found")
+        failures = self.profile.failures
+        if failures != Failures():
+            self._attempts[judged.content] += 1
+            if self._drawn(failures.hang, "hang", judged):
+                return None
+            if self._drawn(min(1.0, failures.status_500 + failures.hang_up + failures.cut_body), "500", judged):
+                return 500, _error_body(500, "The server had an error", "server_error")
+            if self._drawn(failures.status_503, "503", judged):
+                return 503, _error_body(503, "The server is overloaded", "overloaded")
+        self._bill(judged.answer["usage"], self.profile.batch.discount)
+        return 200, judged.answer
+
+    def _drawn(self, rate: float, what: str, judged: _Judged) -> bool:
+        return fails(rate, what, judged.content, judged.seed, self._attempts[judged.content])
+
+    def _bill(self, usage: Mapping[str, int], discount: float = 0.0) -> float:
+        """Write an answer on the bill; its tokens."""
+        into = usage.get("prompt_tokens", usage.get("input_tokens", 0))
+        out = usage["total_tokens"] - into
+        price = into * self.profile.input_usd_per_mtok + out * self.profile.output_usd_per_mtok
         self.answered += 1
-        self.billed_tokens += answer["usage"]["total_tokens"]
-        place[1] = float(answer["usage"]["total_tokens"])
-        return web.json_response(answer, headers=headers)
+        self.billed_tokens += into + out
+        self.billed_usd += price * (1.0 - discount) / 1e6
+        return float(into + out)
 
     def _admit(self, now: float) -> tuple[list[float], dict[str, str], float]:
         """Its place in the last minute, rate-limit headers, and how long a request that is too many has to wait."""
@@ -121,26 +180,22 @@ class JudgeServer:
         return place, headers, wait_s
 
     async def _failed(
-        self, http: web.Request, content: bytes, seed: int, headers: Mapping[str, str]
+        self, http: web.Request, judged: _Judged, headers: Mapping[str, str]
     ) -> web.StreamResponse | None:
         """A failure of this attempt that gives no answer, where the profile has one for it."""
         failures = self.profile.failures
         if failures == Failures():
             return None
-        self._attempts[content] += 1
-
-        def drawn(rate: float, what: str) -> bool:
-            return fails(rate, what, content, seed, self._attempts[content])
-
-        if drawn(failures.hang, "hang"):
+        self._attempts[judged.content] += 1
+        if self._drawn(failures.hang, "hang", judged):
             await asyncio.sleep(failures.hang_s)
             return _error(503, "The server is overloaded", "overloaded", headers)
-        if drawn(failures.status_500, "500"):
+        if self._drawn(failures.status_500, "500", judged):
             return _error(500, "The server had an error", "server_error", headers)
-        if drawn(failures.status_503, "503"):
+        if self._drawn(failures.status_503, "503", judged):
             return _error(503, "The server is overloaded", "overloaded", headers)
-        cut = drawn(failures.cut_body, "cut")
-        if cut or drawn(failures.hang_up, "hang up"):
+        cut = self._drawn(failures.cut_body, "cut", judged)
+        if cut or self._drawn(failures.hang_up, "hang up", judged):
             return await _hung_up(http, b'{"id": "chatcmpl-' if cut else b"")
         return None
 
@@ -270,6 +325,9 @@ def _tokens(text: str) -> int:
 
 
 def _error(status: int, message: str, code: str, headers: Mapping[str, str]) -> web.Response:
+    return web.json_response(_error_body(status, message, code), status=status, headers=headers)
+
+
+def _error_body(status: int, message: str, code: str) -> dict[str, Any]:
     kind = "requests" if status == 429 else "invalid_request_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return web.json_response(body, status=status, headers=headers)
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
