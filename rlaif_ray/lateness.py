@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +72,8 @@ class Lateness:
         """Episodes of these provenances were learned from, so many iterations after they ended."""
         self.direct[waited] += int((origin == DIRECT).sum())
 
-    def figures(self) -> dict[str, float | int | None]:
-        """For a summary; staleness in iterations, None where nothing was learned from directly."""
+    def figures(self) -> dict[str, Any]:
+        """For a summary; staleness in iterations (whole distribution: ``iterations``), None where there is none."""
         ages = np.array(sorted(self.direct.elements()), np.int64)
 
         def at(share: float) -> int | None:
@@ -85,6 +86,7 @@ class Lateness:
             "staleness_median": at(0.5),
             "staleness_p95": at(0.95),
             "staleness_max": at(1.0),
+            "iterations": {str(age): count for age, count in sorted((+self.direct).items())},
             "past_deadline": self.missed,
             "dropped_steps": self.dropped_steps,
         }

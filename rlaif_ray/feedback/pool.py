@@ -119,7 +119,7 @@ class FeedbackPool:
         self._stopped = False
         self._refused = False
         self._failed = self._asked_again = 0
-        self._labels_left = self._room_for_labels()
+        self._labels_left = self._room_for_labels(*self._standing())
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -173,11 +173,9 @@ class FeedbackPool:
 
     def stats(self) -> PoolStats:
         """Where asking stands, from the store. Raises StoreError."""
-        stats: LabelStats = self._of_store("stats", self._run_id)
-        account = self._account()
-        own = self._own_account()
+        stats, account, own = self._standing()
         left = _least(account.labels_left, own.labels_left)
-        self._labels_left = self._room_for_labels(account, own)
+        self._labels_left = self._room_for_labels(stats, account, own)
         return PoolStats(
             labels=stats.labels,
             abstained=stats.abstained,
@@ -343,25 +341,19 @@ class FeedbackPool:
         self._of_store("write_off_owner", owner)
         return None
 
-    def _account(self) -> Account:
-        account: Account = self._of_store("account", self._caps)
-        return account
+    def _standing(self) -> tuple[LabelStats, Account, Account]:
+        standing: tuple[LabelStats, Account, Account] = self._of_store("standing", self._run_id, self._caps)
+        return standing
 
-    def _own_account(self) -> Account:
-        account: Account = self._of_store("account_of_run", self._run_id, self._caps.run or Caps())
-        return account
-
-    def _room_for_labels(self, account: Account | None = None, own: Account | None = None) -> int | None:
+    def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
         """Labels that may yet come, those in flight included; None: any number.
 
         A run that is replayed gets as many as it could have bought: it ends where the one it repeats ended.
         """
         if self._config.judge.replay == "only":
             cap = _least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
-            return None if cap is None else max(0, cap - self._of_store("stats", self._run_id).replayed)
-        accounts = (account or self._account(), own or self._own_account())
-        left = [a.labels_left + a.reserved.labels for a in accounts if a.labels_left is not None]
-        return min(left) if left else None
+            return None if cap is None else max(0, cap - stats.replayed)
+        return _least(*(None if a.labels_left is None else a.labels_left + a.reserved.labels for a in (account, own)))
 
     def _of_store(self, method: str, *args: Any) -> Any:
         """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""

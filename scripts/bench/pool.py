@@ -17,7 +17,6 @@ import asyncio
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ import numpy as np
 import psutil
 import yaml
 from mixed_play import episodes
-from processes import cpu_seconds, machine, memory_mb
+from processes import cpu_seconds, machine, memory_mb, show
 
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.envs.render import HomegridRenderer
@@ -267,16 +266,6 @@ def _variant(folder: Path, name: str, **changes: Any) -> str:
     path = folder / f"{name}-{'-'.join(changes)}.yaml"
     path.write_text(yaml.safe_dump(load_profile(name).model_dump(mode="json") | changes))
     return str(path)
-
-
-def show(found: dict[str, Any], indent: str = "") -> None:
-    for key, value in found.items():
-        if isinstance(value, dict):
-            print(f"{indent}{key}")
-            show(value, indent + "  ")
-        elif not isinstance(value, list):
-            print(f"{indent}{key:{34 - len(indent)}} {f'{value:.4g}' if isinstance(value, float) else value}")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What the processes of a pool take: processor time and memory by kind; and the machine they are on."""
+"""What the processes of a pool take: processor time and memory by kind; the machine they are on; a table of figures."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,14 @@ def _kind(process: psutil.Process) -> str:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def show(found: dict[str, Any], indent: str = "") -> None:
+    """Print figures as a table, what is below a heading indented."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            show(value, indent + "  ")
+        elif not isinstance(value, list):
+            print(f"{indent}{key:{34 - len(indent)}} {f'{value:.4g}' if isinstance(value, float) else value}")
+    sys.stdout.flush()
