@@ -340,6 +340,7 @@ class _Run:
                 "reason": report.reason if report else "",
             },
             "provenance": {name: count / episodes for name, count in totals.items()},
+            "lateness": loop.lateness.figures(),
             "evaluation": {},
             "phases": self.phases,
             "peak_memory_gb": self.memory.peak_gb(),

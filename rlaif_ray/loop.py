@@ -7,6 +7,7 @@ and reward-model version that each running episode began under, and parts kept b
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from rlaif_ray.config import Config
 from rlaif_ray.deferral import Held, hold_back
 from rlaif_ray.errors import JudgeError
+from rlaif_ray.lateness import Lateness, WaitPlan
 from rlaif_ray.mixing import (
     DIRECT,
     DISTILLED,
@@ -75,6 +77,8 @@ class FeedbackLoop:
         self._abstained: set[int] = set()
         self._held: list[Held] = []  # late parts, in the order in which their episodes ended
         self._last_position = 0
+        self._plan = WaitPlan()
+        self.lateness = Lateness()
         self._tally = Tally()
 
     @classmethod
@@ -90,11 +94,13 @@ class FeedbackLoop:
             return
         feedback = self.config.feedback
         open_for_questions = step >= feedback.start_step and (not feedback.stop_step or step < feedback.stop_step)
-        if open_for_questions and self.judge_error is None:
-            self._submit(rollouts, step, feedback.fraction, feedback.labels_per_iteration)
+        limit = self._plan.limit(feedback, self._pool.in_flight)
+        if open_for_questions and self.judge_error is None and limit is not None:
+            self._submit(rollouts, step, feedback.fraction, limit)
         self._guarded(self._pool.poll)
-        if feedback.late == "wait" and self._awaited:
+        if feedback.late == "wait" and (asked := len(self._awaited)):
             self._wait_for_answers(feedback.wait_s)
+            self._plan = self._plan.after(asked - len(self._awaited), len(self._awaited))
 
     def _submit(self, rollouts: Sequence[Rollout], step: int, fraction: float, limit: int) -> None:
         """Choose among the episodes of all runners together: the limit (0: none) is the iteration's."""
@@ -106,7 +112,7 @@ class FeedbackLoop:
         of = np.searchsorted(first, chosen, side="right") - 1
         found = [rollouts[r].episodes[int(e - first[r])] for e, r in zip(chosen.tolist(), of.tolist(), strict=True)]
         known = self._awaited.keys() | self._verdicts.keys() | self._abstained
-        picked = [_own(episode) for episode in found if episode.episode_id not in known]
+        picked = [episode.copy() for episode in found if episode.episode_id not in known]
         if not picked:
             return
         accepted = self._pool.submit(
@@ -140,6 +146,7 @@ class FeedbackLoop:
                 self._tally.abstained += 1
                 continue
             self._verdicts[label.episode_id] = label.outcome.value
+            self.lateness.verdicts += 1
             self._tally.verdicts.append(label.outcome.value)
             if asked is not None:
                 episodes.append(asked[0])
@@ -235,15 +242,18 @@ class FeedbackLoop:
             pins = (np.array([held.weight]), np.array([held.version]))
             origin = self._pay(held.episode, held.cells, held.belief, pins, feedback)
             learn = np.full(held.fragment.shape, origin[0] != DROPPED)
-            self._tally.waited.append(self.iteration - held.iteration)
+            waited = self.iteration - held.iteration
+            self._tally.waited.append(waited)
             self._tally.dropped_steps += int((~learn).sum())
+            self.lateness.missed += held.episode_id in self._awaited
             reward = held.fragment.task_reward + feedback
-            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin))))
+            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin, waited))))
         return released
 
-    def _count(self, origin: Array) -> dict[str, int]:
+    def _count(self, origin: Array, waited: int = 0) -> dict[str, int]:
         """Complete episodes by provenance; added to the run's totals."""
         self._tally.origins.append(origin)
+        self.lateness.learned(origin, waited)
         counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
         for name, count in counts.items():
             self.totals[name] += count
@@ -312,9 +322,12 @@ class FeedbackLoop:
         self._verdicts.clear()
         self._abstained.clear()
         self._pins = {i: pin for i, pin in self._pins.items() if pin[2] >= self.iteration - _FORGET_AFTER}
+        self.lateness.dropped_steps += tally.dropped_steps
         figures = {"mix": tally.mix_figures(self._weight_now(step))}
         if self._pool is not None:
-            figures["feedback"] = tally.feedback_figures(self._pool.stats(), self._pool.in_flight)
+            stats = self._pool.stats()
+            self._plan = self._plan.measured(stats.latency_s)
+            figures["feedback"] = tally.feedback_figures(stats, self._pool.in_flight)
         if self._trainer is not None:
             figures["rm"] = tally.rm_figures(self.report, self.version)
         return figures
@@ -334,6 +347,7 @@ class FeedbackLoop:
             "report": self.report,
             "reports": list(self.reports),
             "totals": dict(self.totals),
+            "lateness": copy.deepcopy(self.lateness),
             "rng": self._rng.bit_generator.state,
             "trainer": self._trainer.state() if self._trainer is not None else {},
             "held": list(self._held),
@@ -348,6 +362,7 @@ class FeedbackLoop:
         self.report, self.reports, self.totals = state["report"], list(state["reports"]), dict(state["totals"])
         self._rng.bit_generator.state = state["rng"]
         self._last_position = state["store_position"]
+        self.lateness = copy.deepcopy(state["lateness"])
         self._pins.clear()
         self._held = list(state["held"])
         if self._trainer is not None:
@@ -380,16 +395,3 @@ class FeedbackLoop:
 
 def _no_scorer(state: Mapping[str, Any]) -> Scorer:
     raise JudgeError(f"a run without feedback was given a reward model (version {state.get('version')})")
-
-
-def _own(episode: Episode) -> Episode:
-    """A copy that doesn't keep the whole batch alive while its answer is awaited."""
-    return Episode(
-        episode_id=episode.episode_id,
-        obs=episode.obs.copy(),
-        states=None if episode.states is None else episode.states.copy(),
-        actions=episode.actions.copy(),
-        task_return=episode.task_return,
-        terminated=episode.terminated,
-        policy_version=episode.policy_version,
-    )

@@ -27,7 +27,7 @@ LEVELS: list[dict[str, set[str]]] = [
         "reward_model": {"reward_model"},
     },
     {"mixing": {"mixing"}},
-    {"loop": {"loop", "tally", "deferral", "partners"}},
+    {"loop": {"loop", "tally", "lateness", "deferral", "partners"}},
     {"ppo": {"ppo", "ppo_config", "fleet", "learner"}},
     {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"report": {"report"}},

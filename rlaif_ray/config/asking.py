@@ -36,7 +36,7 @@ class FeedbackConfig(Section):
     defer_iterations: PositiveInt = 16
     """Deadline of `late: defer`, iterations; then the reward model's score."""
     wait_s: PositiveFloat = 30.0
-    """Deadline of `late: wait`, seconds an iteration."""
+    """Deadline of `late: wait`, seconds an iteration; as many are asked about as can be answered by then."""
     pool_actors: PositiveInt = 1
     """Ray actors that draw, encode and ask."""
     concurrency: PositiveInt = 64

@@ -132,8 +132,9 @@ def _indices(frame: bytes) -> Array:
                 raise ValueError(f"got {image.width} x {image.height} pixels, expected 448 x 384")
             image.load()
             if image.mode == "P":
-                indices: Array = _own_index(bytes(image.getpalette("RGB") or []))[np.asarray(image)]
-                return indices
+                # As bytes: a look-up of single bytes takes a tenth of the time that fancy indexing does.
+                ours = image.tobytes().translate(_own_index(bytes(image.getpalette("RGB") or [])))
+                return np.frombuffer(ours, np.uint8).reshape(PICTURE_SHAPE)
             rgb = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for a damaged file
         raise ValueError(f"not a picture that can be read: {error}") from error
@@ -149,10 +150,10 @@ def _nearest(rgb: Array) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _own_index(palette: bytes) -> Array:
-    """(256,) uint8: for each index of a file's own palette (RGB bytes), ours."""
+def _own_index(palette: bytes) -> bytes:
+    """256 bytes: for each index of a file's own palette (RGB bytes), ours."""
     colours = np.frombuffer(palette.ljust(3 * 256, b"\0"), np.uint8).reshape(-1, 3)
-    return _nearest(colours)
+    return _nearest(colours).tobytes()
 
 
 @cache
@@ -172,7 +173,8 @@ def _gaps() -> Array:
 def _tiles_that_differ(picture: Array) -> Array:
     """(12, 14) bool: whether a tile isn't exactly the empty house's."""
     words = (picture ^ house()).view(np.uint64)  # eight pixels at once
-    return np.asarray(words.reshape(HEIGHT, TILE, WIDTH, TILE // 8).any(axis=(1, 3)))
+    rows = np.bitwise_or.reduce(words.reshape(HEIGHT, TILE, -1), axis=1)
+    return np.asarray(rows.reshape(HEIGHT, WIDTH, TILE // 8).any(axis=2))
 
 
 @lru_cache(maxsize=16_384)

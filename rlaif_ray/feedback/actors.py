@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,8 +183,8 @@ class Questioner:
         """Begin no further question: the run is at its end."""
         self._hushed = True
 
-    async def ask(self, episode: Episode, why: Why) -> Answered:
-        """One episode from states to label. Never raises: one question gone wrong is no reason to end the pool."""
+    async def ask(self, packed: bytes, why: Why) -> Answered:
+        """One episode (pickled) from states to label. Never raises: one question gone wrong doesn't end the pool."""
         await self._prepared.wait()
         async with self._gate:
             if self._stopped is not None:
@@ -191,7 +192,7 @@ class Questioner:
             if self._hushed:
                 return Answered()
             try:
-                asked = await asyncio.get_running_loop().run_in_executor(self._draw, self._drawn, episode, why)
+                asked = await asyncio.get_running_loop().run_in_executor(self._draw, self._drawn, packed, why)
                 label = await self._asker.ask(asked, share=why.share, reward_model_version=why.reward_model_version)
                 return Answered(label=label)
             except (JudgeError, StoreError) as error:
@@ -200,7 +201,8 @@ class Questioner:
             except Exception as error:  # noqa: BLE001 - whatever a renderer or a reply did, the pool goes on
                 return Answered(failed=f"{type(error).__name__}: {error}")
 
-    def _drawn(self, episode: Episode, why: Why) -> Asked:
+    def _drawn(self, packed: bytes, why: Why) -> Asked:
+        episode: Episode = pickle.loads(packed)
         question = self._questions.about(episode)
         return Asked(question, episode, self._run_id, why.step, why.inclusion_probability)
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ BACKLOG = 8
 # Answers under way at the end are waited for this long: whoever pressed Ctrl-C is waiting too.
 GRACE_S = 2.5
 _DEATH_S = 5.0
+_MOMENT_S = 0.05
 _RECENT = 200
 # A question whose process died this often is let go: it may be what kills it.
 _MOST_DEATHS = 3
@@ -117,7 +119,7 @@ class FeedbackPool:
         self._stopped = False
         self._refused = False
         self._failed = self._asked_again = 0
-        self._labels_left = self._room_for_labels()
+        self._labels_left = self._room_for_labels(*self._standing())
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -171,11 +173,9 @@ class FeedbackPool:
 
     def stats(self) -> PoolStats:
         """Where asking stands, from the store. Raises StoreError."""
-        stats: LabelStats = self._of_store("stats", self._run_id)
-        account = self._account()
-        own = self._own_account()
+        stats, account, own = self._standing()
         left = _least(account.labels_left, own.labels_left)
-        self._labels_left = self._room_for_labels(account, own)
+        self._labels_left = self._room_for_labels(stats, account, own)
         return PoolStats(
             labels=stats.labels,
             abstained=stats.abstained,
@@ -226,14 +226,12 @@ class FeedbackPool:
         return arrived
 
     def _collect(self, timeout_s: float) -> None:
-        """Take in what has come back; wait up to ``timeout_s`` for one more."""
+        """Take in what has come back; wait up to ``timeout_s`` for more, a moment at a time."""
         if not self._pending:
             return
         refs = list(self._pending)
-        ready, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, timeout_s))
-        if not ready:
-            return
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        # All that came within a moment at once: Ray looks at every reference in each call.
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=min(_MOMENT_S, max(0.0, timeout_s)))
         for ref in ready:
             question = self._pending.get(ref)
             if question is None:
@@ -252,7 +250,9 @@ class FeedbackPool:
 
     def _put(self, question: _Question) -> None:
         question.worker.in_flight += 1
-        self._pending[question.worker.actor.ask.remote(question.episode, question.why)] = question
+        # Ray pickles array by array, which takes three times as long as the call itself; the training step pays for it.
+        packed = pickle.dumps(question.episode, protocol=pickle.HIGHEST_PROTOCOL)
+        self._pending[question.worker.actor.ask.remote(packed, question.why)] = question
 
     def _share(self, step: int) -> float:
         """Of the caps, what may be spent by now: the schedule runs over the steps on which is asked."""
@@ -341,25 +341,19 @@ class FeedbackPool:
         self._of_store("write_off_owner", owner)
         return None
 
-    def _account(self) -> Account:
-        account: Account = self._of_store("account", self._caps)
-        return account
+    def _standing(self) -> tuple[LabelStats, Account, Account]:
+        standing: tuple[LabelStats, Account, Account] = self._of_store("standing", self._run_id, self._caps)
+        return standing
 
-    def _own_account(self) -> Account:
-        account: Account = self._of_store("account_of_run", self._run_id, self._caps.run or Caps())
-        return account
-
-    def _room_for_labels(self, account: Account | None = None, own: Account | None = None) -> int | None:
+    def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
         """Labels that may yet come, those in flight included; None: any number.
 
         A run that is replayed gets as many as it could have bought: it ends where the one it repeats ended.
         """
         if self._config.judge.replay == "only":
             cap = _least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
-            return None if cap is None else max(0, cap - self._of_store("stats", self._run_id).replayed)
-        accounts = (account or self._account(), own or self._own_account())
-        left = [a.labels_left + a.reserved.labels for a in accounts if a.labels_left is not None]
-        return min(left) if left else None
+            return None if cap is None else max(0, cap - stats.replayed)
+        return _least(*(None if a.labels_left is None else a.labels_left + a.reserved.labels for a in (account, own)))
 
     def _of_store(self, method: str, *args: Any) -> Any:
         """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""

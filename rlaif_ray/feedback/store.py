@@ -47,6 +47,7 @@ from rlaif_ray.feedback.records import (
     unpack_episode,
 )
 from rlaif_ray.feedback.rows import SELECT_LABEL, answer_id, insert_label, insert_question, label_of_request, spread
+from rlaif_ray.feedback.standing import Counts, stats_of
 from rlaif_ray.types import Abstention, Episode, Label, Verdict
 
 __all__ = ["LEASE_S", "ClaimState", "LabelStore"]
@@ -68,6 +69,7 @@ class LabelStore:
 
     def __init__(self, path: str | Path, *, readonly: bool = False, busy_timeout_s: float = 30.0) -> None:
         self._db = Database(path, readonly=readonly, busy_timeout_s=busy_timeout_s)
+        self._counts = Counts()
         self._recovered_at = time.monotonic()
         if not readonly:
             self.recover()
@@ -150,32 +152,11 @@ class LabelStore:
     def stats(self, run: str | None = None) -> LabelStats:
         """Counts and spending of one run, or of everything in the store."""
         with self._db.reading() as db:
-            billed = db.execute(
-                "SELECT coalesce(sum(used_labels), 0) AS labels, coalesce(sum(used_usd), 0.0) AS usd,"
-                " coalesce(sum(CASE state WHEN 'open' THEN worst_usd ELSE 0.0 END), 0.0) AS reserved"
-                " FROM attempts WHERE ? IS NULL OR run_id = ?",
-                (run, run),
-            ).fetchone()
-            counted = db.execute(
-                "SELECT coalesce(sum(l.replayed), 0) AS replayed,"
-                " coalesce(sum(l.replayed = 0 AND a.reason IS NOT NULL), 0) AS abstained"
-                " FROM labels l JOIN answers a ON a.id = l.answer_id WHERE ? IS NULL OR l.run_id = ?",
-                (run, run),
-            ).fetchone()
-            cap = db.execute(
-                "SELECT CASE WHEN ?1 IS NULL THEN cap_usd ELSE min(coalesce(cap_usd, run_cap_usd),"
-                " coalesce(run_cap_usd, cap_usd)) END AS cap_usd"
-                " FROM runs WHERE ?1 IS NULL OR run_id = ?1 ORDER BY opened_at DESC LIMIT 1",
-                (run,),
-            ).fetchone()
-        return LabelStats(
-            labels=billed["labels"],
-            abstained=counted["abstained"],
-            replayed=counted["replayed"],
-            spend_usd=billed["usd"],
-            reserved_usd=billed["reserved"],
-            cap_usd=None if cap is None else cap["cap_usd"],
-        )
+            return stats_of(db, run, self._counts)
+
+    def standing(self, run_id: str, caps: Caps) -> tuple[LabelStats, Account, Account]:
+        """One run's stats, and the accounts of the store and of the run: what a pool needs to know, in one call."""
+        return self.stats(run_id), self.account(caps), self.account_of_run(run_id, caps.run or Caps())
 
     def sample_of_judged(self, n: int, run: str | None = None) -> list[JudgedSample]:
         """Up to ``n`` judged episodes for a report: approved and rejected alike, spread over the run."""

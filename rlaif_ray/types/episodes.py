@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,11 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def copy(self) -> Episode:
+        """With columns of its own: one that is kept doesn't keep the whole batch alive that it was cut out of."""
+        states = None if self.states is None else self.states.copy()
+        return replace(self, obs=self.obs.copy(), states=states, actions=self.actions.copy())
 
 
 @dataclass(frozen=True)

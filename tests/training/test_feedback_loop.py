@@ -81,6 +81,7 @@ class Pool:
     polls: int = 0
     closed: bool = False
     hangs: bool = False
+    latency_s: float = 0.0
 
     def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0):
         self.versions.append(reward_model_version)
@@ -116,7 +117,7 @@ class Pool:
         left = None if self.room > 10**6 else self.room
         return SimpleNamespace(
             labels=len(self.asked), abstained=0, replayed=0, spend_usd=0.0, reserved_usd=0.0, cap_usd=None,
-            labels_left=left, latency_s=0.0, exhausted=self.exhausted,
+            labels_left=left, latency_s=self.latency_s, exhausted=self.exhausted,
         )  # fmt: skip
 
     def close(self, grace_s=5.0):

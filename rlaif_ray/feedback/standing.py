@@ -1,0 +1,54 @@
+"""Where a store stands, at a price that doesn't grow with it: a training step asks for it once an iteration."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+
+from rlaif_ray.feedback.budget import Caps
+from rlaif_ray.feedback.ledger import account_of, account_of_run
+from rlaif_ray.feedback.records import LabelStats
+
+__all__ = ["Counts", "stats_of"]
+
+
+@dataclass
+class Counts:
+    """Labels of each run that were replayed, and answers that are abstentions; counted on from the last look, since
+    labels are only ever added, with growing numbers."""
+
+    _known: dict[str | None, tuple[int, int, int]] = field(default_factory=dict)  # run -> last label, counts
+
+    def of(self, db: sqlite3.Connection, run: str | None) -> tuple[int, int]:
+        """(replayed, abstained) of one run, or of all."""
+        last, replayed, abstained = self._known.get(run, (0, 0, 0))
+        row = db.execute(
+            "SELECT max(l.label_id) AS last, sum(l.replayed) AS replayed,"
+            " sum(l.replayed = 0 AND a.reason IS NOT NULL) AS abstained"
+            " FROM labels l JOIN answers a ON a.id = l.answer_id"
+            " WHERE l.label_id > ?1 AND (?2 IS NULL OR l.run_id = ?2)",
+            (last, run),
+        ).fetchone()
+        if row["last"] is not None:
+            self._known[run] = (row["last"], replayed + row["replayed"], abstained + row["abstained"])
+        return self._known.get(run, (0, 0, 0))[1:]
+
+
+def stats_of(db: sqlite3.Connection, run: str | None, counts: Counts) -> LabelStats:
+    """Counts and spending of one run, or of everything in the store."""
+    account = account_of(db, Caps()) if run is None else account_of_run(db, Caps(), run)
+    replayed, abstained = counts.of(db, run)
+    cap = db.execute(
+        "SELECT CASE WHEN ?1 IS NULL THEN cap_usd ELSE min(coalesce(cap_usd, run_cap_usd),"
+        " coalesce(run_cap_usd, cap_usd)) END AS cap_usd"
+        " FROM runs WHERE ?1 IS NULL OR run_id = ?1 ORDER BY opened_at DESC LIMIT 1",
+        (run,),
+    ).fetchone()
+    return LabelStats(
+        labels=account.spent.labels,
+        abstained=abstained,
+        replayed=replayed,
+        spend_usd=account.spent.usd,
+        reserved_usd=account.reserved.usd,
+        cap_usd=None if cap is None else cap["cap_usd"],
+    )

@@ -1,0 +1,92 @@
+"""Answers take seconds: how many to wait for, and how late those that came were learned from. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rlaif_ray.config import FeedbackConfig
+from rlaif_ray.mixing import DIRECT
+from rlaif_ray.types import Array
+
+__all__ = ["Lateness", "WaitPlan"]
+
+# The slowest of some hundred answers takes about twice the mean (log-normal, nine of ten within a factor of two);
+# another half for the slots that end up with more than their share, and for drawing.
+_SLOWEST = 2.5
+# After all came in time, so many times as many may be tried as before.
+_GROWTH = 1.25
+# Of as many as came before a deadline, so many are asked next: some came just in time.
+_MARGIN = 0.8
+
+
+@dataclass(frozen=True)
+class WaitPlan:
+    """How many questions can be asked together so that all are answered before a deadline.
+
+    Questions of mean latency m, c of them in flight, the last of which may be slow: n of them take at most about
+    m (n / c + 1.5). What the latency doesn't tell (rate limits, drawing, a busy machine) shows when a wait runs out.
+    """
+
+    latency_s: float = 0.0  # measured, mean; 0: not yet
+    most: float = math.inf  # what the last wait that ran out has shown to be possible
+
+    def questions(self, concurrency: int, wait_s: float) -> int:
+        """So many. One wave where no latency has been measured; at least one, which measures it again."""
+        if self.latency_s <= 0.0:
+            planned = float(concurrency)
+        else:
+            planned = concurrency * (wait_s / self.latency_s - (_SLOWEST - 1.0))
+        return max(1, math.floor(min(planned, self.most)))
+
+    def limit(self, feedback: FeedbackConfig, in_flight: int) -> int | None:
+        """Questions of this iteration; 0: any number, None: none. Where answers aren't waited for, as configured."""
+        if feedback.late != "wait":
+            return feedback.labels_per_iteration
+        room = self.questions(feedback.concurrency, feedback.wait_s) - in_flight
+        return min(room, feedback.labels_per_iteration or room) if room > 0 else None
+
+    def measured(self, latency_s: float) -> WaitPlan:
+        """The plan with another mean latency."""
+        return replace(self, latency_s=latency_s)
+
+    def after(self, answered: int, left: int) -> WaitPlan:
+        """The plan after a wait in which so many were answered and so many were not."""
+        return replace(self, most=max(1.0, _MARGIN * answered) if left else max(_GROWTH * self.most, answered))
+
+
+@dataclass
+class Lateness:
+    """Over a run: what became of verdicts, by how late they came."""
+
+    verdicts: int = 0  # that came, in time or not
+    direct: Counter[int] = field(default_factory=Counter)  # iterations from an episode's end to learning -> episodes
+    missed: int = 0  # episodes kept back in vain: their deadline came first
+    dropped_steps: int = 0
+
+    def learned(self, origin: Array, waited: int = 0) -> None:
+        """Episodes of these provenances were learned from, so many iterations after they ended."""
+        self.direct[waited] += int((origin == DIRECT).sum())
+
+    def figures(self) -> dict[str, Any]:
+        """For a summary; staleness in iterations (whole distribution: ``iterations``), None where there is none."""
+        ages = np.array(sorted(self.direct.elements()), np.int64)
+
+        def at(share: float) -> int | None:
+            return int(np.quantile(ages, share, method="inverted_cdf")) if len(ages) else None
+
+        return {
+            "verdicts": self.verdicts,
+            "learned_directly": len(ages),
+            "staleness_mean": float(ages.mean()) if len(ages) else None,
+            "staleness_median": at(0.5),
+            "staleness_p95": at(0.95),
+            "staleness_max": at(1.0),
+            "iterations": {str(age): count for age, count in sorted((+self.direct).items())},
+            "past_deadline": self.missed,
+            "dropped_steps": self.dropped_steps,
+        }
