@@ -155,7 +155,12 @@ def _to_resume(resume: Path) -> tuple[Path, Path | None]:
     """The run's folder and its newest checkpoint; None where it was killed before its first: its labels are kept."""
     if (resume / LOG).is_file() and not any((resume / "checkpoints").glob("[!.]*")):
         return resume, None
-    checkpoint, _ = check_checkpoint(resume)
+    checkpoint, facts = check_checkpoint(resume)
+    if facts.get("policy_only"):
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} holds a policy alone, of a sweep's trial: it goes on with its sweep "
+            "(rlaif-ray sweep ... --resume)"
+        )
     return checkpoint.parents[1], checkpoint  # also where a checkpoint of the run is named
 
 
