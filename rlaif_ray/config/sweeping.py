@@ -194,7 +194,10 @@ def read_study(path: Path, *, smoke: bool = False) -> Study:
         raise ConfigError(f"sweep {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, Mapping):
         raise ConfigError(f"sweep {str(path)!r}: got a {type(raw).__name__}, expected a mapping")
-    return study_from({"name": path.stem, **raw}, smoke=smoke)
+    study = study_from({"name": path.stem, **raw}, smoke=smoke)
+    beside = path.parent / study.base  # a file that it names may lie beside it
+    found = study.base.endswith((".yaml", ".yml")) and not Path(study.base).is_file() and beside.is_file()
+    return study.model_copy(update={"base": str(beside)}) if found else study
 
 
 def study_from(raw: Mapping[str, Any], *, smoke: bool = False) -> Study:

@@ -24,8 +24,8 @@ __all__ = ["SweepOutcome", "check_sweep", "sweep"]
 
 TUNE = "tune"  # folder of Tune's own state
 LOG = "log.txt"
-# Ctrl-C is heard by the command, which stops Tune cleanly; trials write Tune's files themselves; the terminal belongs to
-# the live view.
+# Ctrl-C is heard by the command, which stops Tune cleanly; trials write their files themselves; the live view has the
+# terminal.
 _OF_TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -189,7 +189,7 @@ def _new(place: Place, trainable: Any) -> Any:
             name=TUNE,
             storage_path=str(place.folder),
             callbacks=[Watch(place.folder), *loggers_of(place)],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=kept),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=kept, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_MOST_FAILURES),
             verbose=0,
         ),

@@ -158,7 +158,8 @@ class SweepTrial(FeedbackPPO):
         """Into the trial's own files, from its own process: nothing is lost when the sweep's is killed."""
         super().log_result(result)
         if "phase" in result:  # not of a trial that was finished before
-            self.log.write(plain({key: value for key, value in result.items() if key != "summary"}))
+            # RLlib's whole config in every row would be most of the file; it stands beside it.
+            self.log.write(plain({k: v for k, v in result.items() if k not in ("summary", "config")}))
 
     def _finished_before(self) -> dict[str, Any] | None:
         """The summary of a trial that ended just before the sweep was killed: it stays finished."""
