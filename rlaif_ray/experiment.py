@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
+from rlaif_ray.course import DRAIN_S, EVALUATION_SEED, Course
 from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
-from rlaif_ray.runlog import RunLog, plain, without_nan
+from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 
 Monitor = Callable[[dict[str, Any]], None]
-EVALUATION_SEED = 10_000  # not a training seed anybody picks
 GIFS = 4  # starts shown before and after; the first that the seed gives, not chosen
 LOG = "log.txt"
-DRAIN_S = 8.0  # at a normal end, answers still out are waited for this long
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,12 @@ def _to_resume(resume: Path) -> tuple[Path, Path | None]:
     """The run's folder and its newest checkpoint; None where it was killed before its first: its labels are kept."""
     if (resume / LOG).is_file() and not any((resume / "checkpoints").glob("[!.]*")):
         return resume, None
-    checkpoint, _ = check_checkpoint(resume)
+    checkpoint, facts = check_checkpoint(resume)
+    if facts.get("policy_only"):
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} holds a policy alone, of a sweep's trial: it goes on with its sweep "
+            "(rlaif-ray sweep ... --resume)"
+        )
     return checkpoint.parents[1], checkpoint  # also where a checkpoint of the run is named
 
 
@@ -168,22 +171,22 @@ def _resumed_config(run: Path, config: Config) -> Config:
     return stored.model_copy(update={"run": stored.run.model_copy(update={"total_steps": steps})})
 
 
-@dataclass
 class _Run:
-    """The course of one run. Truth is evaluated at phase ends and steers nothing."""
+    """One run in this process: the loop around its course, with checkpoints, the log and the monitor."""
 
-    config: Config
-    path: Path
-    monitor: Monitor
-    stop: Callable[[], bool]
-    memory: PeakMemory
-    given: str  # the config in YAML, without the address of a judge that is started for this run
-    phases: list[dict[str, Any]] = field(default_factory=list)
-    earlier_wall_s: float = 0.0
+    def __init__(
+        self, config: Config, path: Path, monitor: Monitor, stop: Callable[[], bool], memory: PeakMemory, given: str
+    ) -> None:
+        self.config, self.path, self.monitor, self.stop, self.memory = config, path, monitor, stop, memory
+        self.given = given  # the config in YAML, without the address of a judge that is started for this run
 
     def go(self, checkpoint: Path | None) -> RunOutcome:
-        self.began = self.saved_at = time.monotonic()
+        began = self.saved_at = time.monotonic()
         self.algorithm = self._build()
+        self.course = Course(
+            self.config, self.path, self.algorithm, stop=self.stop, phase_ended=lambda n: self._checkpoint(f"phase-{n}")
+        )
+        self.course.began = began
         # Only now is it a run, to be gone on with: whatever failed before leaves its name free.
         (self.path / "config.yaml").write_text(self.given)
         self.log = RunLog(self.path, self.config)
@@ -195,9 +198,9 @@ class _Run:
                 self.algorithm.loop.drain(DRAIN_S)
             self._checkpoint(f"step-{self.algorithm.steps:09d}")
             self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
-            return self._finish(self._summary(self._status()))
+            return self._finish(self._summary(self.course.status()))
         except BaseException:
-            self._write_summary(self._summary("failed"))
+            self.course.write(self._summary("failed"))
             raise
         finally:
             self.log.close()
@@ -219,139 +222,46 @@ class _Run:
             return
         _, facts = check_checkpoint(checkpoint)
         self.algorithm.load_checkpoint(str(checkpoint))
-        self.phases, self.earlier_wall_s = list(facts["phases"]), float(facts["wall_s"])
+        self.course.go_on_from(facts)
 
     # ------------------------------------------------------------------------------------------ the loop
 
     def _train(self) -> None:
-        run, mix = self.config.run, self.config.mix
-        while self.algorithm.steps < run.total_steps and not self.stop():
-            row = plain(self.algorithm.train()) | {"wall_s": self._wall_s()}
+        while not self.course.over and not self.stop():
+            row = plain(self.algorithm.train()) | {"wall_s": self.course.wall_s()}
             try:
-                self._look(row)
+                self.course.look(row)
+                if time.monotonic() - self.saved_at > self.config.run.checkpoint_every_s:
+                    self._checkpoint(f"step-{self.algorithm.steps:09d}")
             finally:
                 self.log.write(row)
             self.monitor(row)
-        if not self.stop() and mix.source == "none" and not self.phases:
-            self._end_phase("task", self.algorithm.steps)
-
-    def _look(self, row: dict[str, Any]) -> None:
-        """Evaluations and checkpoints that are due after an iteration."""
-        run, steps = self.config.run, self.algorithm.steps
-        if self._task_phase_ended(steps):
-            self._end_phase("task", steps)
-            row["eval"] = self.phases[-1]["evaluation"]
-        elif run.evaluate_every_steps and _crossed(steps, row, run.evaluate_every_steps):
-            row["eval"] = self._evaluate(self.algorithm.policy(), run.evaluate_episodes // 4)
-        if time.monotonic() - self.saved_at > run.checkpoint_every_s:
-            self._checkpoint(f"step-{steps:09d}")
-
-    def _task_phase_ended(self, steps: int) -> bool:
-        mix = self.config.mix
-        return mix.source != "none" and mix.start_step > 0 and steps >= mix.start_step and not self.phases
-
-    def _end_phase(self, name: str, steps: int) -> None:
-        evaluation = self._evaluate(self.algorithm.policy(), self.config.run.evaluate_episodes)
-        self.phases.append({"name": name, "steps": steps, "wall_s": self._wall_s(), "evaluation": evaluation})
-        self._checkpoint(f"phase-{name}")
+        if not self.stop():
+            self.course.end_task_only()
 
     def _checkpoint(self, name: str) -> None:
-        facts = {"steps": self.algorithm.steps, "wall_s": self._wall_s(), "phases": self.phases}
+        facts = self.course.facts()
         write_checkpoint(self.path / "checkpoints", name, self.config, self.algorithm.save_checkpoint, facts)
         prune(self.path / "checkpoints", "step-", self.config.run.keep_checkpoints)
         self.saved_at = time.monotonic()
 
-    def _world(self, options: Mapping[str, Any]) -> World:
-        return World(self.config.env.id, {**self.config.env.options, **options})
-
-    def _evaluate(self, policy: Policy | None, episodes: int) -> dict[str, Any]:
-        if policy is None or not episodes:
-            return {}
-        named = self.config.env.evaluate_options or {"train": {}}
-        return {
-            name: evaluate_policy(policy, self._world(options), episodes, seed=EVALUATION_SEED, stop=self.stop)
-            for name, options in named.items()
-        }
-
     # ------------------------------------------------------------------------------------------ the end
 
-    def _status(self) -> str:
-        """``interrupted``, ``done``, or ``no_feedback_learned``: it was wanted, and no episode was ever paid by it."""
-        if self.stop():
-            return "interrupted"
-        totals = self.algorithm.loop.totals
-        return "done" if totals["direct"] + totals["distilled"] or not self.config.asks else "no_feedback_learned"
-
     def _finish(self, summary: dict[str, Any]) -> RunOutcome:
-        if summary["status"] != "interrupted":
-            try:
-                self._evaluate_finally(summary)
-            except Stopped:
-                summary["status"] = "interrupted"
-        summary.update(phases=self.phases, wall_s=self._wall_s(), peak_memory_gb=self.memory.peak_gb())
-        self._write_summary(summary)
+        self.course.finish(summary, self._gifs)
+        summary["peak_memory_gb"] = self.memory.peak_gb()
+        self.course.write(summary)
         return RunOutcome(self.path, summary, 1 if summary["status"] == "no_feedback_learned" else 0)
 
-    def _evaluate_finally(self, summary: dict[str, Any]) -> None:
-        policy = self.algorithm.policy()
-        if self.phases and self.phases[-1]["steps"] == self.algorithm.steps:  # it was evaluated just now
-            evaluation = self.phases[-1]["evaluation"]
-        else:
-            evaluation = self._evaluate(policy, self.config.run.evaluate_episodes)
-        if self.config.mix.source != "none":
-            phase = {"name": "feedback", "steps": self.algorithm.steps, "wall_s": self._wall_s()}
-            self.phases.append({**phase, "evaluation": evaluation})
-        summary["evaluation"] = evaluation
-        self._gifs(policy)
-
     def _gifs(self, policy: Policy | None) -> None:
-        world = self._world(next(iter(self.config.env.evaluate_options.values()), {}))
+        world = self.course.world(next(iter(self.config.env.evaluate_options.values()), {}))
         before = self.path / "checkpoints" / "phase-task"
         for name, one in (("before", load_policy(before) if before.exists() else None), ("after", policy)):
             if one is not None:
                 write_gifs(one, world, GIFS, self.path / "media", name=name, seed=EVALUATION_SEED)
 
     def _summary(self, status: str) -> dict[str, Any]:
-        loop, judge, totals = self.algorithm.loop, self.config.judge, self.algorithm.loop.totals
-        episodes = max(1, sum(totals.values()))
-        stats = loop.pool_stats()
-        report = loop.report
-        return {
-            "status": status,
-            "name": self.config.run.name,
-            "seed": self.config.run.seed,
-            "steps": self.algorithm.steps,
-            "total_steps": self.config.run.total_steps,
-            "lost_steps": self.algorithm.lost_steps,
-            "wall_s": self._wall_s(),
-            **{key: getattr(stats, key, None) for key in ("labels", "abstained", "replayed", "spend_usd", "cap_usd")},
-            "judge": {
-                "kind": judge.kind if self.config.asks else "none",
-                "model": judge.model,
-                "profile": judge.profile if judge.kind == "builtin" else None,
-                "as_if": judge.kind == "builtin",
-                "error": str(loop.judge_error) if loop.judge_error else None,
-            },
-            "reward_model": {
-                "version": loop.version,
-                "heldout_accuracy": report.heldout_accuracy if report else None,
-                "heldout_n": report.heldout_n if report else 0,
-                "gate_open": loop.version > 0,
-                "reason": report.reason if report else "",
-            },
-            "provenance": {name: count / episodes for name, count in totals.items()},
-            "lateness": loop.lateness.figures(),
-            "evaluation": {},
-            "phases": self.phases,
-            "peak_memory_gb": self.memory.peak_gb(),
-        }
-
-    def _write_summary(self, summary: Mapping[str, Any]) -> None:
-        text = json.dumps(without_nan(plain(summary)), indent=1, allow_nan=False)
-        (self.path / "summary.json").write_text(text + "\n")
-
-    def _wall_s(self) -> float:
-        return self.earlier_wall_s + time.monotonic() - self.began
+        return self.course.summary(status) | {"peak_memory_gb": self.memory.peak_gb()}
 
 
 # ------------------------------------------------------------------------------------------------ evaluate
@@ -380,7 +290,3 @@ def evaluate(
     policy = load_policy(folder)
     world = World(config.env.id, {**config.env.options, **(options or {})})
     return evaluate_policy(policy, world, episodes, deterministic=deterministic, seed=seed)
-
-
-def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:
-    return steps // every > (steps - int(row.get("iteration_steps", 0))) // every

@@ -49,6 +49,7 @@ class Tally:
         return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
             "asked": float(self.asked),
             "in_flight": float(in_flight),
+            "verdicts": float(len(self.verdicts)),
             "approval_rate": _mean(self.verdicts),
         }
 

@@ -29,7 +29,8 @@ LEVELS: list[dict[str, set[str]]] = [
     {"mixing": {"mixing"}},
     {"loop": {"loop", "tally", "lateness", "deferral", "partners"}},
     {"ppo": {"ppo", "ppo_config", "fleet", "learner"}},
-    {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
+    {"experiment": {"experiment", "course", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
+    {"sweep": {"sweep"}},
     {"report": {"report"}},
     {"cli": {"cli"}},
 ]

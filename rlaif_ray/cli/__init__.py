@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | evaluate | report | judge serve|check|cost|compare | labels ... | doctor``.
+"""Commands: ``rlaif-ray train | sweep | evaluate | report | judge serve|check|cost|compare | labels ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -11,7 +11,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
-from rlaif_ray.cli.options import Check, Command, Compare, Cost, Doctor, Evaluate, Report, Serve, Stats, Train, parse
+from rlaif_ray.cli.options import (
+    Check,
+    Command,
+    Compare,
+    Cost,
+    Doctor,
+    Evaluate,
+    Report,
+    Serve,
+    Stats,
+    Sweep,
+    Train,
+    parse,
+)
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
@@ -20,6 +33,7 @@ __all__ = ["main"]
 WRONG_INPUT = (ConfigError, CheckpointError, JudgeError)
 RUN_BY: dict[type[Any], str] = {
     Train: "rlaif_ray.cli.train:train",
+    Sweep: "rlaif_ray.cli.sweep:sweep",
     Evaluate: "rlaif_ray.cli.figures:evaluate",
     Report: "rlaif_ray.cli.figures:report",
     Serve: "rlaif_ray.cli.judge:serve",

@@ -8,6 +8,7 @@ from rlaif_ray.cli.options import Evaluate, Report
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.errors import CheckpointError, ConfigError, UnknownNameError
 from rlaif_ray.report.run import find_run
+from rlaif_ray.sweep.place import PLAN
 
 __all__ = ["evaluate", "find_checkpoint", "report"]
 
@@ -48,8 +49,13 @@ def find_checkpoint(text: str) -> Path:
 
 
 def report(command: Report) -> int:
-    """Write a run's report.html and say where it is."""
+    """Write the report.html of a run or a sweep and say where it is."""
     run = find_run(command.run)
+    if (run / PLAN).is_file():
+        from rlaif_ray.report.sweep_html import write_sweep_report
+
+        print(write_sweep_report(run))
+        return 0
     from rlaif_ray.report.html import write_report
 
     print(write_report(run))

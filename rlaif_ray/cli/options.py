@@ -22,7 +22,20 @@ from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.overrides import config_help, split_overrides
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["Check", "Command", "Compare", "Cost", "Doctor", "Evaluate", "Report", "Serve", "Stats", "Train", "parse"]
+__all__ = [
+    "Check",
+    "Command",
+    "Compare",
+    "Cost",
+    "Doctor",
+    "Evaluate",
+    "Report",
+    "Serve",
+    "Stats",
+    "Sweep",
+    "Train",
+    "parse",
+]
 
 
 Preset = Annotated[
@@ -54,6 +67,25 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Run a study's file over Ray Tune: arms by seeds, or a search; a live table, and a report at the end.
+
+    Any config key can be given as --section.key VALUE and holds for every trial; --budget.usd, .labels and .tokens are
+    caps of the whole sweep, --run.name and --run.dir name its folder.
+    """
+
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY.yaml")]
+    """Path of a sweep's file, such as those in tune_configs/."""
+    smoke: bool = False
+    """Run the file's `smoke` section: a minute's run that shows that the sweep works, and nothing else."""
+    resume: bool = False
+    """Go on with a sweep that was stopped or killed."""
+    json: bool = False
+    """Print summary.json's object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """True outcomes of a trained policy, on fresh episodes."""
 
@@ -73,10 +105,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html, one self-contained file, into a run's folder."""
+    """Write report.html, one self-contained file, into the folder of a run or a sweep."""
 
     run: Run
-    """Folder of a run, or its name below runs/."""
+    """Folder of a run or a sweep, or its name below runs/."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +197,13 @@ class Doctor:
     """Print one JSON object on standard output, and nothing else there."""
 
 
-Command = Train | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor | Export | Import | Show | Prune
+Command = (
+    Train | Sweep | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor | Export | Import | Show | Prune
+)
 
 COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
     "train": Train,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "report": Report,
     "judge": {"serve": Serve, "check": Check, "cost": Cost, "compare": Compare},

@@ -20,6 +20,7 @@ __all__ = ["StopSwitch", "train"]
 
 DEFAULT_PRESET = "homegrid"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING = "Stopping: a checkpoint after this iteration; labels are kept. Ctrl-C again: at once."
 RESUMABLE = ("run.total_steps",)  # what may differ when a run goes on
 
 
@@ -110,8 +111,8 @@ def _show_end(path: Path, console: Console) -> None:
 class StopSwitch:
     """Called by the run between iterations: whether to stop. The first Ctrl-C turns it on, the second is not caught."""
 
-    def __init__(self) -> None:
-        self._on = False
+    def __init__(self, then: str = STOPPING) -> None:
+        self._on, self._then = False, then
         self._say: Callable[[str], None] = print
 
     def __call__(self) -> bool:
@@ -138,4 +139,4 @@ class StopSwitch:
         if self._on:
             raise KeyboardInterrupt
         self._on = True
-        self._say("Stopping: a checkpoint after this iteration; labels are kept. Ctrl-C again: at once.")
+        self._say(self._then)

@@ -139,11 +139,11 @@ class BudgetConfig(Section):
     tokens: NonNegativeInt | None = None
     """Tokens, input and output together."""
     run_usd: NonNegativeFloat | None = None
-    """US dollars that this run alone may spend."""
+    """US dollars that this run alone may use: answers taken from a shared store count as if it had bought them."""
     run_labels: NonNegativeInt | None = None
-    """Billed questions of this run alone."""
+    """Labels that this run alone may use, those taken from a shared store included."""
     run_tokens: NonNegativeInt | None = None
-    """Tokens of this run alone."""
+    """Tokens of this run alone, likewise."""
     schedule: Literal["none", "uniform", "front-loaded", "hyperbolic"] = "none"
     """How the caps open over the steps on which is asked: `none`: all at once; `uniform`; early and less and less
     (`front-loaded`); early, with a tail to the end (`hyperbolic`)."""

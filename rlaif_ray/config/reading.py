@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rlaif_ray.config.tree import Config
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["deep_merge", "dump_config", "load_config", "preset_names", "unflatten", "validate"]
+__all__ = ["deep_merge", "dump_config", "load_config", "one_line", "preset_names", "unflatten", "validate"]
 
 
 def preset_names() -> list[str]:
@@ -37,7 +37,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, raw)) from None
+        raise ConfigError(one_line(error)) from None
 
 
 def dump_config(config: Config) -> str:
@@ -96,13 +96,13 @@ def _read(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- one line per mistake
 
 
-def _one_line(error: ValidationError, raw: Mapping[str, Any]) -> str:
-    """The first mistake, as `path: got VALUE, allowed RANGE; did you mean ...`, and how many more there are."""
+def one_line(error: ValidationError, root: type[BaseModel] = Config) -> str:
+    """The first mistake in a tree, `path: got VALUE, allowed RANGE; did you mean ...`, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        line = _unknown_key(first["loc"])
+        line = _unknown_key(first["loc"], root)
     elif first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
         line = f"{path}: got {_shown(path, first['input'])}; {reason}" if path else reason
@@ -127,22 +127,25 @@ def _allowed(problem: Mapping[str, Any]) -> str:
     return message[0].lower() + message[1:]
 
 
-def _unknown_key(loc: tuple[int | str, ...]) -> str:
-    section: Any = Config
+def _unknown_key(loc: tuple[int | str, ...], root: type[BaseModel]) -> str:
+    section: Any = root
     for part in loc[:-1]:
-        section = section.model_fields[str(part)].annotation
+        section = _model_in(section.model_fields[str(part)].annotation)
     names = list(section.model_fields)
     where = ".".join(str(p) for p in loc[:-1]) or "the top level"
     guess = nearest(str(loc[-1]), names)
     path = ".".join(str(p) for p in loc)
     if guess is None:  # it may be a key of another section
-        guess = next((f"{s}.{loc[-1]}" for s, f in Config.model_fields.items() if str(loc[-1]) in _fields_of(f)), None)
+        guess = next((f"{s}.{loc[-1]}" for s, f in root.model_fields.items() if str(loc[-1]) in _fields_of(f)), None)
     hint = f"; did you mean {guess!r}?" if guess else ""
     return f"unknown key {path!r}: allowed at {where} are {', '.join(names)}{hint}"
 
 
 def _fields_of(field: Any) -> list[str]:
-    annotation = field.annotation
-    if get_origin(annotation) is not None:
-        annotation = get_args(annotation)[0]
+    annotation = _model_in(field.annotation)
     return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The section itself of one that may be left out."""
+    return get_args(annotation)[0] if get_origin(annotation) is not None else annotation

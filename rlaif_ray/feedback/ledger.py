@@ -7,10 +7,11 @@ import sqlite3
 import time
 from dataclasses import asdict
 
-from rlaif_ray.errors import StoreError
+from rlaif_ray.errors import BudgetExhausted, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.limits import Heard, Pace, Traffic, Wait
 from rlaif_ray.feedback.records import Record
+from rlaif_ray.types import Label
 
 __all__ = [
     "LEASE_S",
@@ -19,6 +20,7 @@ __all__ = [
     "check_caps",
     "close_attempt",
     "hear",
+    "may_take",
     "open_attempt",
     "reserved_already",
     "take_turn",
@@ -40,14 +42,39 @@ def account_of(db: sqlite3.Connection, caps: Caps) -> Account:
     return Account(caps, spent=Amount(*spent), reserved=Amount(*db.execute(_RESERVED).fetchone()))
 
 
+# Answers that a run took from the store and others had paid for: each counts once, at the price of its answer.
+_TAKEN = (
+    "SELECT coalesce(sum(cost_usd), 0.0), count(*), coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
+    " WHERE id IN (SELECT answer_id FROM labels WHERE run_id = ?1 AND replayed = 1)"
+    " AND coalesce((SELECT run_id FROM attempts WHERE id = answers.attempt_id), '') != ?1"
+)
+
+
 def account_of_run(db: sqlite3.Connection, caps: Caps, run_id: str) -> Account:
-    """One run against the caps of its own."""
+    """One run against the caps of its own: as if it stood alone, so what it took from the store counts as bought."""
     spent = db.execute(
         "SELECT spent_usd, spent_labels, spent_tokens FROM run_accounts WHERE run_id = ?", (run_id,)
     ).fetchone()
     # The plus keeps SQLite to the index of what is open: a run has thousands of attempts, and few in flight.
     reserved = db.execute(_RESERVED + " AND +run_id = ?", (run_id,)).fetchone()
-    return Account(caps, Amount(*spent) if spent is not None else Amount(), Amount(*reserved), prefix="run_")
+    bought = Amount(*spent) if spent is not None else Amount()
+    taken = Amount(*db.execute(_TAKEN, (run_id,)).fetchone())
+    return Account(caps, bought + taken, Amount(*reserved), prefix="run_")
+
+
+def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:
+    """Whether the run's own caps have room for an answer that somebody else paid for."""
+    row = db.execute("SELECT run_cap_usd, run_cap_labels, run_cap_tokens FROM runs WHERE run_id = ?", (run_id,))
+    caps = Caps(*(row.fetchone() or (None, None, None)))
+    again = "SELECT 1 FROM labels WHERE run_id = ? AND answer_id = (SELECT answer_id FROM labels WHERE label_id = ?)"
+    if caps == Caps() or db.execute(again, (run_id, label.label_id)).fetchone() is not None:
+        return True
+    usage = label.outcome.usage
+    try:
+        account_of_run(db, caps, run_id).reserve(Amount(usage.cost_usd, 1, usage.input_tokens + usage.output_tokens))
+    except BudgetExhausted:
+        return False
+    return True
 
 
 def check_caps(db: sqlite3.Connection, caps: Caps, run_id: str, worst: Amount) -> None:

@@ -279,7 +279,8 @@ class FeedbackPool:
         self._arrived.append(label)
         if not label.replayed:
             self._latencies.append(label.outcome.usage.latency_s)
-        if self._labels_left is not None and label.replayed == (self._config.judge.replay == "only"):
+        counts = label.replayed == (self._config.judge.replay == "only") or self._caps.run is not None
+        if self._labels_left is not None and counts:
             self._labels_left -= 1
 
     def _complain(self, detail: str) -> None:

@@ -30,6 +30,7 @@ from rlaif_ray.feedback.ledger import (
     check_caps,
     close_attempt,
     hear,
+    may_take,
     open_attempt,
     reserved_already,
     take_turn,
@@ -203,7 +204,8 @@ class LabelStore:
     ) -> Label | ClaimState:
         """Take a question on: a label if its answer is stored, ``claimed`` if it may now be asked, ``busy`` if somebody
         else is asking it at this moment, ``batched`` if it is in a batch, whose answer may take a day, ``unanswered``
-        if with ``replay`` ``only`` it was put and never answered.
+        if the run's own caps have no room for a stored answer, or with ``replay`` ``only`` it was put and never
+        answered.
 
         ``keep_frames_mb``: pictures that the record carries are kept, up to so many megabytes in the whole store.
 
@@ -217,6 +219,8 @@ class LabelStore:
             keep_frames(db, record.frame_hashes, record.frames, keep_frames_mb)
             known = self.find(record.question_key) if replay == "prefer" else None
             if known is not None:
+                if not may_take(db, record.run_id, known):
+                    return "unanswered"
                 return insert_label(db, record, answer_id(db, known), replayed=True)
             return self._claim(db, record, owner)
 

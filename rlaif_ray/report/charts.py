@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["money_chart", "outcome_chart", "provenance_chart", "reward_model_chart", "smooth", "time_chart"]
+__all__ = [
+    "blank_figure",
+    "money_chart",
+    "outcome_chart",
+    "provenance_chart",
+    "reward_model_chart",
+    "smooth",
+    "svg_text",
+    "time_chart",
+]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8F98"
 SOURCES = (  # of an episode's reward
@@ -55,7 +64,7 @@ def outcome_chart(record: RunRecord) -> str | None:
     """Truth beside its proxies: the task's and the feedback's."""
     if not record.has("steps"):
         return None
-    figure, (task, feedback) = _figure(2)
+    figure, (task, feedback) = blank_figure(2)
     _line(task, record, "truth/found", "fruit found (truth)", BLUE, scale=100)
     _line(task, record, "task/episode_return_mean", "task return x 100 (proxy)", ORANGE, scale=100, dashed=True)
     _percent_axis(task, "The task: truth and proxy")
@@ -70,7 +79,7 @@ def provenance_chart(record: RunRecord) -> str | None:
     """Stacked: where the reward of the episodes learned from came from."""
     if not any(record.has(key) for key, _, _ in SOURCES):
         return None
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = blank_figure(1)
     shares = [100 * np.nan_to_num(smooth(record.column(key))) for key, _, _ in SOURCES]
     labels = [name for _, name, _ in SOURCES]
     axes.stackplot(_steps(record), *shares, labels=labels, colors=[c for _, _, c in SOURCES], linewidth=0)
@@ -82,7 +91,7 @@ def money_chart(record: RunRecord) -> str | None:
     """Labels bought and money spent, each against its cap."""
     if not record.has("feedback/labels"):
         return None
-    figure, (labels, spend) = _figure(2)
+    figure, (labels, spend) = blank_figure(2)
     budget = record.config.budget if record.config else None
     _line(labels, record, "feedback/labels", "labels bought", BLUE)
     _cap(labels, None if budget is None or budget.labels is None else float(budget.labels))
@@ -103,7 +112,7 @@ def reward_model_chart(record: RunRecord) -> str | None:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = blank_figure(1)
     version, accuracy, n = (np.array(column, float) for column in zip(*versions, strict=True))
     low, high = wilson(accuracy, n)
     axes.errorbar(
@@ -125,14 +134,14 @@ def reward_model_chart(record: RunRecord) -> str | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(min(45.0, 100 * float(np.nanmin(low)) - 2), 101)
     axes.legend(loc="lower right", frameon=False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def time_chart(record: RunRecord) -> str | None:
     """Stacked seconds of an iteration, by what it did."""
     if not any(record.has(key) for key, _, _ in TIMES):
         return None
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = blank_figure(1)
     parts = [np.nan_to_num(smooth(record.column(key))) for key, _, _ in TIMES]
     names = [name for _, name, _ in TIMES]
     axes.stackplot(_steps(record), *parts, labels=names, colors=[c for _, _, c in TIMES], linewidth=0, alpha=0.85)
@@ -170,7 +179,8 @@ def _steps(record: RunRecord) -> Array:
 # --------------------------------------------------------------------------------------------- drawing
 
 
-def _figure(columns: int) -> tuple[Figure, tuple[Axes, ...]]:
+def blank_figure(columns: int) -> tuple[Figure, tuple[Axes, ...]]:
+    """A figure of so many charts side by side, in the report's style."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 3.5), layout="constrained")
@@ -215,10 +225,11 @@ def _finish(figure: Figure, record: RunRecord, many: tuple[Axes, ...]) -> str:
         if boundary is not None:
             axes.axvline(boundary / 1e6, color="#333333", linestyle=(0, (1, 2)), linewidth=1, label="feedback begins")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return svg_text(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG, the same bytes for the same figure."""
     import matplotlib as mpl
 
     buffer = io.StringIO()

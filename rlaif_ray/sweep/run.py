@@ -1,0 +1,248 @@
+"""Run a sweep: check every arm, start one judge, one store and one Ray for all trials, let Tune do the rest, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray import experiment
+from rlaif_ray.config import Config
+from rlaif_ray.errors import ConfigError, StoreError
+from rlaif_ray.machine import PeakMemory
+from rlaif_ray.surroundings import judge_serving, quiet, ray_running
+from rlaif_ray.sweep.place import Place, is_sweep
+from rlaif_ray.sweep.searching import check_extras, loggers_of, param_space, scheduler_of, searcher_of
+from rlaif_ray.sweep.watching import Seen, Watch, looking_on
+
+__all__ = ["SweepOutcome", "check_sweep", "sweep"]
+
+TUNE = "tune"  # folder of Tune's own state
+LOG = "log.txt"
+# Ctrl-C is heard by the command, which stops Tune cleanly; trials write their files themselves; the live view has the
+# terminal.
+_OF_TUNE = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# A trial whose process was killed (out of memory, say) goes on from its checkpoint so often.
+_MOST_FAILURES = 2
+# A population's members load each other's checkpoints some time after they were written.
+_KEPT, _KEPT_OF_POPULATION = 2, 6
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended. ``exit_code``: 0 done or stopped cleanly, 1 where a trial failed."""
+
+    path: Path
+    summary: dict[str, Any]
+    exit_code: int
+
+
+def check_sweep(place: Place) -> None:
+    """All that can be known to be wrong before Ray is started or a cent is spent. Raises ConfigError, JudgeError."""
+    check_extras(place.study)
+    seen: set[str] = set()
+    for config in _configs(place):
+        alike = config.model_dump_json(include={"env", "policy", "judge", "resources"}, exclude={"judge": {"seed"}})
+        if alike + str(config.asks) not in seen:
+            seen.add(alike + str(config.asks))
+            experiment.preflight(config)
+    asking = [config for config in _configs(place) if config.asks]
+    if any(not config.judge.local for config in asking) and place.study.budget.usd is None:
+        raise ConfigError("budget.usd: got none, but the judge costs money; a sweep needs a cap over all of its trials")
+    if place.study.asha or place.study.search:
+        _check_objective(place, len(asking) == len(_configs(place)))
+    if asking:
+        _check_store(place)
+
+
+def _check_objective(place: Place, all_ask: bool) -> None:
+    metric = place.study.metric
+    if not all_ask and metric not in ("audit/task_return", "task/episode_return_mean"):
+        raise ConfigError(
+            f"metric: got {metric!r}, which needs a judge's verdicts, but mix.source is 'none' in some trial; allowed "
+            "then are 'audit/task_return', 'task/episode_return_mean'"
+        )
+
+
+def _check_store(place: Place) -> None:
+    from rlaif_ray.feedback.store import LabelStore
+
+    try:
+        LabelStore(place.store).close()
+    except StoreError as error:
+        raise ConfigError(f"feedback.store: got {str(place.store)!r}, which can't be used: {error}") from None
+
+
+def sweep(
+    place: Place,
+    *,
+    resume: bool = False,
+    monitor: Callable[[Seen], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> SweepOutcome:
+    """Run every trial to its end, or until ``stop()``; with ``resume`` go on with what was begun.
+
+    Raises ConfigError and JudgeError before anything has started.
+    """
+    stop = stop or (lambda: False)
+    if is_sweep(place.folder) and not resume:
+        raise ConfigError(
+            f"sweep {place.folder.name!r}: {str(place.folder)!r} holds a sweep already; go on with --resume or choose "
+            "another --run.name"
+        )
+    _make_folder(place)
+    check_sweep(place)
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        stack.enter_context(quiet(place.folder / LOG))
+        stack.enter_context(_judges(place))
+        stack.enter_context(ray_running(_greediest(place)))
+        stack.enter_context(_store(place))
+        if not resume:
+            place.write()
+        stack.enter_context(looking_on(place, monitor or (lambda _: None), stop))
+        failures = _tune(place)
+        return _outcome(place, failures, stopped=stop(), peak_gb=memory.peak_gb())
+
+
+def _make_folder(place: Place) -> None:
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        (place.folder / LOG).touch()
+    except OSError as error:
+        raise ConfigError(
+            f"run.dir: got {str(place.folder.parent)!r}, which can't be written: {error.strerror}"
+        ) from None
+
+
+def _configs(place: Place) -> list[Config]:
+    return [place.config_of(cell) for cell in place.cells] or [place.base]
+
+
+def _greediest(place: Place) -> Config:
+    """Of all trials' configs, the one that needs most processes: Ray, started for it, has room for any."""
+    return max(_configs(place), key=lambda config: config.resources.env_runners)
+
+
+@contextlib.contextmanager
+def _judges(place: Place) -> Iterator[None]:
+    """One built-in judge for each profile, for all trials: its rate limits are theirs together."""
+    urls: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for config in _configs(place):
+            if config.asks and config.judge.kind == "builtin" and config.judge.profile not in urls:
+                served = stack.enter_context(judge_serving(config))
+                urls[config.judge.profile] = served.judge.base_url
+        place.tell_judges(urls)
+        yield
+
+
+@contextlib.contextmanager
+def _store(place: Place) -> Iterator[None]:
+    """The store's actor, made here and outside every trial: it is not to end with the trial that first asked."""
+    if not any(config.asks for config in _configs(place)):
+        yield
+        return
+    import ray
+
+    from rlaif_ray.feedback.actors import StoreHandle
+    from rlaif_ray.feedback.budget import Caps
+
+    handle = StoreHandle(place.store, detached=True)
+    handle.call("account", Caps())
+    try:
+        yield
+    finally:
+        handle.call("fold")
+        ray.kill(handle.actor)
+
+
+def _tune(place: Place) -> list[str]:
+    """Run Tune to its end; what went wrong in the trials that failed."""
+    from rlaif_ray.sweep.trial import SweepTrial
+
+    os.environ.update(_OF_TUNE)
+    tuner = _restored(place, SweepTrial) or _new(place, SweepTrial)
+    results = tuner.fit()
+    return [_last_line(error) for error in results.errors]
+
+
+def _new(place: Place, trainable: Any) -> Any:
+    from ray import tune
+
+    searcher, samples = searcher_of(place.study)
+    kept = _KEPT if place.study.pbt is None else _KEPT_OF_POPULATION
+    return tune.Tuner(
+        trainable,
+        param_space=param_space(place),
+        tune_config=tune.TuneConfig(num_samples=samples, search_alg=searcher, scheduler=scheduler_of(place.study)),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=str(place.folder),
+            callbacks=[Watch(place.folder), *loggers_of(place)],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=kept, checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=_MOST_FAILURES),
+            verbose=0,
+        ),
+    )
+
+
+def _restored(place: Place, trainable: Any) -> Any:
+    """The sweep as Tune left it; None where it was ended before Tune had written anything down."""
+    from ray import tune
+
+    path = str(place.folder / TUNE)
+    if not tune.Tuner.can_restore(path) or not list((place.folder / TUNE).glob("experiment_state-*.json")):
+        return None
+    return tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True)
+
+
+def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: float) -> SweepOutcome:
+    counts = Counter(_status(place, path) for path in sorted((place.folder / "trials").iterdir()))
+    planned = len(place.cells) or sum(counts.values())
+    states = ("done", "no_feedback_learned", "stopped", "failed")
+    summary = {
+        "status": "interrupted" if stopped else ("failed" if failures else "done"),
+        "name": place.folder.name,
+        "smoke": place.smoke,
+        "trials": planned,
+        **{state: counts[state] for state in states},
+        "not_run": max(0, planned - sum(counts[state] for state in states)),
+        **_money(place),
+        "errors": list(failures)[:10],
+        "peak_memory_gb": peak_gb,
+    }
+    (place.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return SweepOutcome(place.folder, summary, 1 if failures and not stopped else 0)
+
+
+def _status(place: Place, trial: Path) -> str:
+    try:
+        return str(json.loads((trial / "summary.json").read_text())["status"])
+    except (OSError, ValueError, KeyError):
+        return "running"
+
+
+def _money(place: Place) -> dict[str, Any]:
+    """Cash: what was really spent by all trials together."""
+    if not place.store.exists():
+        return {"labels": 0, "spend_usd": 0.0, "cap_usd": place.study.budget.usd}
+    from rlaif_ray.feedback.budget import Caps
+    from rlaif_ray.feedback.store import LabelStore
+
+    with LabelStore(place.store, readonly=True) as store:
+        spent = store.account(Caps()).spent
+    return {"labels": spent.labels, "spend_usd": spent.usd, "cap_usd": place.study.budget.usd}
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

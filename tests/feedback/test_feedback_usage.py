@@ -1,0 +1,62 @@
+"""A run as if it stood alone: what it took from a shared store counts, once, and no more than its own caps allow."""
+
+from __future__ import annotations
+
+import pytest
+from feedback_fakes import asked_about, tiny_config
+from test_feedback_store import ME, USED, VERDICT, WORST, answered, record
+
+from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.judge import identity_of
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.feedback.usage import stand_alone
+from rlaif_ray.types import Label
+
+ONE = Amount(VERDICT.usage.cost_usd, 1, VERDICT.usage.input_tokens + VERDICT.usage.output_tokens)
+
+
+def test_what_others_paid_for_counts_once_and_is_no_cash(store: LabelStore) -> None:
+    for number in range(3):
+        answered(store, number, run="first")
+    for number in (0, 1, 1):  # the second look at 1 is what a resumed run does
+        assert isinstance(store.claim(record(number, "second"), ME), Label)
+    answered(store, 9, run="second")
+    used = stand_alone(store, "second")
+    assert used.labels == 3
+    assert used.usd == pytest.approx(2 * ONE.usd + USED.usd)
+    assert used.tokens == 2 * ONE.tokens + USED.tokens
+    assert store.stats("second").labels == 1  # cash
+    assert stand_alone(store, "first").labels == 3
+    assert store.account(Caps()).spent.labels == 4
+
+
+def test_a_run_cloned_from_another_is_charged_for_its_labels_until_then(store: LabelStore) -> None:
+    labels = [answered(store, number, run="donor") for number in range(4)]
+    store.claim(record(0, "clone"), ME)
+    answered(store, 9, run="clone")
+    used = stand_alone(store, "clone", {"donor": labels[2].label_id, "clone": 10**6})
+    assert used.labels == 4  # 9, and 0, 1, 2 of the donor's: 0 was taken already, 3 came later
+    assert used.usd == pytest.approx(USED.usd + 3 * ONE.usd)
+
+
+def test_a_run_takes_from_the_store_no_more_than_it_might_have_bought(store: LabelStore) -> None:
+    for number in range(4):
+        answered(store, number, run="first")
+    caps = Caps(run=Caps(labels=2))
+    store.open_run("second", caps)
+    assert isinstance(store.claim(record(0, "second"), ME), Label)
+    store.settle(store.reserve(record(8, "second"), WORST, caps, ME), USED)
+    assert store.claim(record(1, "second"), ME) == "unanswered"
+    assert isinstance(store.claim(record(0, "second"), ME), Label)  # that one it has used already
+    store.open_run("third", Caps(labels=2, run=Caps(usd=2.5 * ONE.usd)))  # the store's own cap is of cash
+    taken = [store.claim(record(number, "third"), ME) for number in range(4)]
+    assert [isinstance(one, Label) for one in taken] == [True, True, False, False]
+
+
+def test_the_noise_of_each_seed_is_its_own() -> None:
+    """Trials of one seed share answers; those of another ask anew, since the seed is part of the question."""
+    keys = {
+        asked_about(1, identity_of(tiny_config("http://127.0.0.1:1/v1", judge__seed=seed).judge)).key
+        for seed in (0, 1, 1)
+    }
+    assert len(keys) == 2
