@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from rlaif_ray.envs.homegrid_captions import WORDINGS, caption_of
 from rlaif_ray.envs.homegrid_layout import ACTIONS, GRID, HEIGHT, WIDTH, cell_of, xy_of
 from rlaif_ray.envs.homegrid_world import STATE_COLUMNS
 from rlaif_ray.envs.scenery import PICTURE_SHAPE, house
@@ -54,6 +55,7 @@ class HomegridRenderer:
     """Draws (T+1, 8) int16 states (``STATE_COLUMNS``) as pictures of 384 x 448 pixels. Has no state; picklable."""
 
     palette: Array = PALETTE  # (P, 3) uint8, of the indices that ``frames`` returns
+    wordings: tuple[str, ...] = WORDINGS
 
     def frames(self, states: Array) -> Array:
         """(T+1, 8) -> (T+1, 384, 448) uint8 palette indices. Raises ShapeError."""
@@ -77,6 +79,10 @@ class HomegridRenderer:
     def captions(self, states: Array) -> tuple[str, ...]:
         """(T+1, 8) -> a sentence for each, with columns and rows from the top left. Raises ShapeError."""
         return tuple(_caption(state) for state in _checked(states))
+
+    def caption(self, states: Array, wording: str) -> str:
+        """(T+1, 8) -> the whole in a few sentences (``homegrid_captions``). Raises ShapeError, UnknownNameError."""
+        return caption_of(_checked(states), wording)
 
 
 def _checked(states: Array) -> list[list[int]]:

@@ -22,7 +22,7 @@ from rlaif_ray.types.episodes import (
     Truth,
     episode_key,
 )
-from rlaif_ray.types.protocols import EpisodeRenderer, FrameReader, Reading, VectorWorld
+from rlaif_ray.types.protocols import EpisodeRenderer, EpisodeTeller, FrameReader, Reading, VectorWorld
 from rlaif_ray.types.verdicts import (
     Abstention,
     Label,
@@ -40,6 +40,7 @@ __all__ = [
     "Episode",
     "EpisodeBatch",
     "EpisodeRenderer",
+    "EpisodeTeller",
     "Fragment",
     "FrameReader",
     "Label",

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from rlaif_ray.types.episodes import Array
 
-__all__ = ["EpisodeRenderer", "FrameReader", "Reading", "VectorWorld"]
+__all__ = ["EpisodeRenderer", "EpisodeTeller", "FrameReader", "Reading", "VectorWorld"]
 
 
 @runtime_checkable
@@ -37,6 +37,18 @@ class EpisodeRenderer(Protocol):
 
     def captions(self, states: Array) -> tuple[str, ...]:
         """(T+1, K) states -> one neutral sentence for each."""
+
+
+@runtime_checkable
+class EpisodeTeller(Protocol):
+    """A renderer that can also tell a whole episode in words, for judges that read instead of looking."""
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Names of the ways in which it tells."""
+
+    def caption(self, states: Array, wording: str) -> str:
+        """(T+1, K) states -> what happened. Raises UnknownNameError: not one of ``wordings``."""
 
 
 @dataclass(frozen=True)
