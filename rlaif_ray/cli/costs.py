@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlaif_ray import envs
-from rlaif_ray.cli.judge import served
 from rlaif_ray.cli.options import Compare, Cost
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.sample import sample_episodes
@@ -22,6 +21,7 @@ from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import find_run
+from rlaif_ray.surroundings import judge_served
 from rlaif_ray.types import Episode, EpisodeRenderer, episode_key
 
 __all__ = ["compare", "cost"]
@@ -44,7 +44,7 @@ def cost(command: Cost) -> int:
         size = picture_size(renderer.png(states[:1])[0])
         rows = estimate_framings(config, [sample.typical_length], questions, picture_px=size)
         if command.probe:
-            with served(config) as ready:
+            with judge_served(config) as ready:
                 rows = probe_framings(ready, sample.typical, renderer, questions)
     if command.json:
         print_json({"questions": questions, "framings": [asdict(row) for row in rows]})
@@ -63,7 +63,7 @@ def compare(command: Compare) -> int:
     path, config = _store_of(command)
     for prompt in command.prompt:
         load_prompt(prompt)
-    with only_json(command.json), LabelStore(path) as store, served(config) as ready:
+    with only_json(command.json), LabelStore(path) as store, judge_served(config) as ready:
         found = asyncio.run(_compared(ready, store, command))
     if command.json:
         print_json(asdict(found))

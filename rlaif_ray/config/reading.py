@@ -105,7 +105,8 @@ def _one_line(error: ValidationError, raw: Mapping[str, Any]) -> str:
         line = _unknown_key(first["loc"])
     elif first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
-        line = f"{path}: got {first['input']!r}; {reason}" if path else reason
+        of_one_key = path and not isinstance(first["input"], Mapping)  # what doesn't fit in a section says so itself
+        line = f"{path}: got {first['input']!r}; {reason}" if of_one_key else reason
     else:
         line = f"{path}: got {first['input']!r}; {_allowed(first)}"
     more = len(problems) - 1

@@ -15,7 +15,7 @@ from rlaif_ray.feedback.prices import Price
 from rlaif_ray.feedback.question import Question
 from rlaif_ray.types import Abstention, Usage, Verdict
 
-__all__ = ["Reply", "Said", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
+__all__ = ["Reply", "Said", "parse_answer", "read_reply", "read_usage", "verdict_of", "verdict_on"]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
@@ -52,6 +52,15 @@ def read_reply(body: str, price: Price, worst: Usage, latency_s: float) -> Reply
     if not isinstance(message, dict):
         return Reply(body[:MOST_TEXT], usage, "http", "the reply's first choice has no message")
     return _read_message(message, choice.get("finish_reason"), usage)
+
+
+def read_usage(body: str, price: Price, worst: Usage, latency_s: float) -> Usage:
+    """What a response says that it used; its ``worst`` case where it says nothing."""
+    try:
+        whole = json.loads(body)
+    except ValueError:
+        whole = None
+    return _usage(whole, price, worst, latency_s)
 
 
 def _read_message(message: Mapping[str, Any], finish: object, usage: Usage) -> Reply:
@@ -96,7 +105,7 @@ def verdict_on(question: Question, answer: str, usage: Usage, text: str) -> Verd
         first = shown_first_is_better == (question.order == "first")
         preferred: Literal["first", "second"] = "first" if first else "second"
         return Verdict(kind="preference", value=float(first), text=text, usage=usage, preference=preferred)
-    approved = (answer == "yes") == good
+    approved = (answer == question.prompt.answers[0]) == good
     return Verdict(kind="approval", value=float(approved), text=text, usage=usage, approved=approved)
 
 
