@@ -13,12 +13,13 @@ from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.course import DRAIN_S, EVALUATION_SEED, Course
-from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNameError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
+from rlaif_ray.types import EpisodeRenderer, EpisodeTeller
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 
@@ -66,18 +67,30 @@ def preflight(config: Config) -> None:
             raise ConfigError(
                 f"judge.kind: got 'builtin' for {config.env.id!r}, which has no reader of its pictures; allowed: 'chat'"
             )
+        _check_caption(config, spec.renderer(dict(config.env.options)))
         _check_judge(config)
 
 
+def _check_caption(config: Config, renderer: EpisodeRenderer) -> None:
+    """The world can tell its episodes in the wording that is asked for."""
+    wording = config.judge.caption
+    wordings = renderer.wordings if isinstance(renderer, EpisodeTeller) else ()
+    if wording and wording not in wordings:
+        raise UnknownNameError(f"wording of a caption of {config.env.id} (judge.caption)", wording, wordings)
+
+
 def _check_judge(config: Config) -> None:
-    """The prompt, the profile or the endpoint, its key, its model and its price."""
+    """The prompt, the profile, the model file or the endpoint, its key, its model and its price."""
     from rlaif_ray.feedback.builtin.profile import load_profile
     from rlaif_ray.feedback.check import ping
+    from rlaif_ray.feedback.local.model import find_model
     from rlaif_ray.feedback.question import words_of
 
     words_of(config.judge, one_episode=True)
     if config.judge.kind == "builtin":
         load_profile(config.judge.profile)  # it is started with the run
+    elif config.judge.gguf:
+        find_model(config.judge.gguf, config.judge.mmproj)  # likewise
     else:
         ping(config)
 

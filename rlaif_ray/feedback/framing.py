@@ -34,10 +34,11 @@ class Framing:
     k: int = 4
     scale: float = 1.0  # (0, 1]
     most: int = 101
+    caption: str = ""  # wording in which the episode is told instead: nothing is drawn then
 
     @staticmethod
     def of(config: JudgeConfig) -> Framing:
-        return Framing(config.frames, config.frames_k, config.frames_scale, config.max_images)
+        return Framing(config.frames, config.frames_k, config.frames_scale, config.max_images, config.caption)
 
     def picks(self, count: int) -> tuple[int, ...]:
         """Which of ``count`` frames are sent, in order; the last one always: an outcome shows in it."""
@@ -56,6 +57,8 @@ class Framing:
 
     def sizes(self, count: int, frame: tuple[int, int]) -> list[tuple[int, int]]:
         """(width, height) in pixels of each picture sent of an episode of ``count`` frames of size ``frame``."""
+        if self.caption:
+            return []
         tile = _size(frame, self.scale)
         number = len(self.picks(count))
         return [sheet_size(number, tile)] if self.frames == "sheet" else [tile] * number

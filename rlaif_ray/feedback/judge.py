@@ -40,6 +40,7 @@ __all__ = [
     "judge_from",
     "key_for",
     "model_name",
+    "question_messages",
     "request_body",
     "titles",
 ]
@@ -70,7 +71,8 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
 
     Raises MissingKeyError: a remote judge, and its variable is empty.
     """
-    key = os.environ.get(config.api_key_env, "").strip() if config.kind != "builtin" else ""
+    ours = config.kind == "builtin" or config.gguf  # served by us: it asks for no key and is given none
+    key = "" if ours else os.environ.get(config.api_key_env, "").strip()
     if not key and not config.local:
         raise MissingKeyError(
             f"judge.api_key_env: the environment variable {config.api_key_env} is empty, and {config.base_url} needs a "
@@ -85,6 +87,10 @@ def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
         from rlaif_ray.feedback.decisions import DecisionsJudge
 
         return DecisionsJudge(config, key=key)
+    if config.kind == "logodds":
+        from rlaif_ray.feedback.logodds import LogOddsJudge
+
+        return LogOddsJudge(config, key=key)
     return ChatJudge(config, key=key)
 
 
@@ -97,6 +103,8 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
             config.model,
             (("detail", config.detail), ("endpoint", "decisions"), ("max_images", config.max_images)),
         )
+    if config.kind == "logodds":
+        return _identity_of_odds(config)
     settings: dict[str, str | int | float | None] = {
         "temperature": config.temperature,
         "seed": config.seed,
@@ -113,8 +121,30 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
         profile = load_profile(config.profile)
         # How it treats batches changes no answer.
         settings["profile"] = hashlib.sha256(profile.model_dump_json(exclude={"batch"}).encode()).hexdigest()[:16]
-    name = "builtin" if builtin else urlsplit(config.base_url).netloc.rpartition("@")[2]
-    return JudgeIdentity(name, model_name(config), tuple(sorted(settings.items())))
+    return JudgeIdentity(_name_of(config), model_name(config), tuple(sorted(settings.items())))
+
+
+def _identity_of_odds(config: JudgeConfig) -> JudgeIdentity:
+    from rlaif_ray.feedback.logodds import top_logprobs
+
+    slope, shift = config.calibration
+    settings: dict[str, str | int | float | None] = {
+        "detail": config.detail,
+        "endpoint": "logodds",
+        "max_images": config.max_images,
+        "orders": config.orders,
+        "shift": shift,
+        "slope": slope,
+        "top_logprobs": top_logprobs(config),
+    }
+    return JudgeIdentity(_name_of(config), config.model, tuple(sorted(settings.items())))
+
+
+def _name_of(config: JudgeConfig) -> str:
+    """Who answers. What we serve ourselves is the same at whatever port."""
+    if config.kind == "builtin":
+        return "builtin"
+    return "gguf" if config.gguf else urlsplit(config.base_url).netloc.rpartition("@")[2]
 
 
 def model_name(config: JudgeConfig) -> str:
@@ -130,17 +160,23 @@ def request_body(config: JudgeConfig, question: Question, dialect: Dialect | Non
     prompt, text = question.prompt, question.user_text
     if dialect.form != "schema":
         text = f"{text}\n\n{instruction(prompt)}"
+    return {
+        "model": model,
+        "messages": question_messages(config, question, text),
+        **dialect.answer_format(prompt),
+        **dialect.sampling(config),
+    }
+
+
+def question_messages(config: JudgeConfig, question: Question, text: str) -> list[dict[str, Any]]:
+    """The system's message, where the prompt has one, and the user's: the text, then all pictures."""
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     for title, unit in zip(titles(question), question.shown, strict=True):
         content += [{"type": "text", "text": title}] if title else []
         content += [_picture(frame, config.detail) for frame in unit.frames]
-    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return {
-        "model": model,
-        "messages": [*messages, {"role": "user", "content": content}],
-        **dialect.answer_format(prompt),
-        **dialect.sampling(config),
-    }
+    system = question.prompt.system
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": content}]
 
 
 def titles(question: Question) -> tuple[str, ...]:

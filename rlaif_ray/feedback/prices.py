@@ -118,7 +118,7 @@ def image_tokens(model: str, detail: str, size: tuple[int, int]) -> int:
 
 def worst_case(question: Question, judge: JudgeConfig, price: Price) -> Amount:
     """What one attempt at this question may cost at most. A token stands for at least one byte of text."""
-    text = len((question.prompt.system + question.user_text).encode()) + OVERHEAD_TOKENS
+    text = len((question.prompt.system + question.user_text + question.prompt.begins).encode()) + OVERHEAD_TOKENS
     model = judge.model
     if judge.kind == "builtin":
         pictures = load_profile(judge.profile).image_tokens * len(question.frames)

@@ -10,10 +10,14 @@
     === user
     ... {num_frames} ...
 
-A rating's head also names its levels, from the lowest: ``levels: poor, fair, good``. Fields are ``{num_frames}``,
-``{caption}`` and ``{principle}``; in a rating ``{levels}``; in a preference ``{frames_first}``, ``{frames_second}``,
-``{caption_first}`` and ``{caption_second}``. Nothing else is replaced, and what is filled in is quoted as data where it
-is text from a world (``quoting.quoted``): the prompt's own words say what the quotation is.
+A rating's head also names its levels, from the lowest: ``levels: poor, fair, good``. An approval's may name its two
+answers where they aren't yes and no: ``answers: good, bad``. Fields are ``{num_frames}``, ``{caption}`` and
+``{principle}``; in an approval ``{answers}``; in a rating ``{levels}``; in a preference ``{frames_first}``,
+``{frames_second}``, ``{caption_first}`` and ``{caption_second}``. Nothing else is replaced, and what is filled in is
+quoted as data where it is text from a world (``quoting.quoted``): the prompt's own words say what the
+quotation is.
+
+A third part, ``=== answer``, is how the answer begins: a ``logodds`` judge's server goes on from there.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ __all__ = ["Polarity", "Prompt", "answer_schema", "load_prompt", "parse_prompt",
 
 Polarity = Literal["align", "violate"]
 FIELDS: dict[QuestionKind, tuple[str, ...]] = {
-    "approval": ("num_frames", "caption", "principle"),
+    "approval": ("num_frames", "caption", "principle", "answers"),
     "rating": ("num_frames", "caption", "principle", "levels"),
     "preference": (
         "num_frames", "frames_first", "frames_second", "caption_first", "caption_second", "principle",
@@ -55,6 +59,8 @@ class Prompt:
     system: str
     user: str
     levels: tuple[str, ...] = ()  # of a rating, from the lowest
+    words: tuple[str, ...] = ()  # of an approval, the two answers where they aren't yes and no
+    begins: str = ""  # how the answer begins, where a server is to go on from there
 
     @property
     def hash(self) -> str:
@@ -62,21 +68,34 @@ class Prompt:
         seen: list[Any] = [self.kind, self.polarity, self.system, self.user]
         if self.kind != "approval":
             seen.append(answer_schema(self.kind, self.levels))
+        if self.words or self.begins:
+            seen += [self.words, self.begins]
         return hashlib.sha256(json.dumps(seen, ensure_ascii=False).encode()).hexdigest()[:32]
 
     @property
     def answers(self) -> tuple[str, ...]:
         """What may be answered."""
-        return _answers(self.kind, self.levels)
+        return _answers(self.kind, self.levels or self.words)
 
     @property
     def needs_principle(self) -> bool:
         return "{principle}" in self.user
 
-    def filled(self, *, num_frames: int | Sequence[int], caption: str | Sequence[str] = "", principle: str = "") -> str:
+    @property
+    def needs_caption(self) -> bool:
+        return "{caption" in self.user
+
+    def filled(
+        self,
+        *,
+        num_frames: int | Sequence[int],
+        caption: str | Sequence[str] = "",
+        principle: str = "",
+        swapped: bool = False,
+    ) -> str:
         """The user part with its fields filled in; two numbers and captions for a preference, in the order shown.
 
-        A caption comes from a world: it is quoted as data.
+        A caption comes from a world: it is quoted as data. ``swapped``: the answers are named the other way round.
         """
         counts = [num_frames] if isinstance(num_frames, int) else list(num_frames)
         captions = [caption] if isinstance(caption, str) else list(caption)
@@ -85,6 +104,7 @@ class Prompt:
             "caption": quoted("\n".join(captions)),
             "principle": principle,
             "levels": ", ".join(f'"{level}"' for level in self.levels),
+            "answers": " or ".join(self.answers[::-1] if swapped else self.answers),
             "frames_first": str(counts[0]),
             "frames_second": str(counts[-1]),
             "caption_first": quoted(captions[0]),
@@ -93,16 +113,17 @@ class Prompt:
         return _FIELD.sub(lambda field: values[field.group(1)], self.user)
 
 
-def _answers(kind: QuestionKind, levels: Sequence[str]) -> tuple[str, ...]:
-    if kind == "rating":
-        return tuple(levels)
-    return ("yes", "no") if kind == "approval" else ("first", "second", "tie")
+def _answers(kind: QuestionKind, named: Sequence[str]) -> tuple[str, ...]:
+    if kind == "preference":
+        return ("first", "second", "tie")
+    return tuple(named) if named or kind == "rating" else ("yes", "no")
 
 
-def answer_schema(kind: QuestionKind, levels: Sequence[str] = ()) -> dict[str, Any]:
-    """The strict JSON schema of an answer to a question of this kind. ``levels``: a rating's, from the lowest."""
+def answer_schema(kind: QuestionKind, named: Sequence[str] = ()) -> dict[str, Any]:
+    """The strict JSON schema of an answer to a question of this kind. ``named``: the answers where a prompt names them,
+    a rating's levels from the lowest."""
     text = {"type": "string"}
-    answer = {"type": "string", "enum": list(_answers(kind, levels))}
+    answer = {"type": "string", "enum": list(_answers(kind, named))}
     return {
         "type": "object",
         "properties": {"description": text, "reasoning": text, "answer": answer},
@@ -143,16 +164,22 @@ def parse_prompt(text: str, where: str = "prompt") -> Prompt:
     """Read a prompt's text. Raises ConfigError with what is wrong and what is allowed."""
     parts = re.split(r"^=== *(\w+) *$", text, flags=re.MULTILINE)
     bodies = {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
-    if sorted(bodies) != ["system", "user"] or len(parts) != 5:
-        raise ConfigError(f"{where}: got parts {parts[1::2]}, expected '=== system' and '=== user', each once")
+    if parts[1::2] not in (["system", "user"], ["system", "user", "answer"]):
+        raise ConfigError(
+            f"{where}: got parts {parts[1::2]}, expected '=== system' and '=== user', each once, in this order, and "
+            "'=== answer' after them where the answer's beginning is given"
+        )
     head = dict(_head_lines(parts[0], where))
     wanted = ["kind", "name", "polarity"]
-    if sorted(head) not in (wanted, sorted([*wanted, "levels"])):
-        raise ConfigError(f"{where}: head has {sorted(head)}, expected kind, name and polarity (and a rating's levels)")
+    if sorted(head) not in (wanted, sorted([*wanted, "levels"]), sorted([*wanted, "answers"])):
+        raise ConfigError(
+            f"{where}: head has {sorted(head)}, expected kind, name and polarity (and a rating's levels, or an "
+            "approval's answers)"
+        )
     _allowed(where, "kind", head["kind"], get_args(QuestionKind))
     _allowed(where, "polarity", head["polarity"], get_args(Polarity))
     kind = cast("QuestionKind", head["kind"])
-    levels = _levels(where, kind, head.get("levels"))
+    levels, words = _levels(where, kind, head.get("levels")), _words(where, kind, head.get("answers"))
     if not bodies["user"]:
         raise ConfigError(f"{where}: the user part is empty, expected a question")
     for part, body in bodies.items():
@@ -168,7 +195,24 @@ def parse_prompt(text: str, where: str = "prompt") -> Prompt:
         system=bodies["system"],
         user=bodies["user"],
         levels=levels,
+        words=words,
+        begins=bodies.get("answer", ""),
     )
+
+
+def _words(where: str, kind: QuestionKind, text: str | None) -> tuple[str, ...]:
+    """An approval's two answers, the one that means yes first: "good, bad"."""
+    if text is None:
+        return ()
+    words = tuple(word.strip() for word in text.split(","))
+    if kind != "approval" or len(words) != 2 or words[0].lower() == words[1].lower():
+        raise ConfigError(
+            f"{where}: got answers {text!r} for kind {kind!r}, allowed are two different words for kind 'approval'"
+        )
+    for word in words:
+        if not word.isalpha():
+            raise ConfigError(f"{where}: got answer {word!r}, allowed are letters")
+    return words
 
 
 def _levels(where: str, kind: QuestionKind, text: str | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from rlaif_ray.errors import ConfigError, ShapeError
 from rlaif_ray.feedback.constitution import Constitution, load_constitution
 from rlaif_ray.feedback.framing import Framing, subsample
 from rlaif_ray.feedback.prompt import Prompt, load_prompt
-from rlaif_ray.types import Episode, EpisodeRenderer, QuestionKind, Unit, episode_key
+from rlaif_ray.types import Episode, EpisodeRenderer, EpisodeTeller, QuestionKind, Unit, episode_key
 
 __all__ = [
     "Asked",
@@ -60,7 +60,7 @@ class Question:
     prompt: Prompt
     judge: JudgeIdentity
     principle: str = ""  # of the constitution, where one is in use
-    order: Order = "first"  # of two units
+    order: Order = "first"  # of two units; of one, in which its two answers are named
     replicate: int = 0  # 0, 1, ...: the same thing asked again on purpose
 
     def __post_init__(self) -> None:
@@ -99,6 +99,7 @@ class Question:
             num_frames=[unit.tiles or len(unit.frames) for unit in self.shown],
             caption=[unit.caption for unit in self.shown],
             principle=self.principle,
+            swapped=self.order == "swapped",
         )
         return f"{text}\n\n{_SHEET}" if any(unit.tiles for unit in self.units) else text
 
@@ -125,14 +126,22 @@ class Asked:
 
 
 def unit_of(episode: Episode, renderer: EpisodeRenderer, framing: Framing | int) -> Unit:
-    """Draw an episode. Only the pictures that are sent are drawn. ``framing``: a number means the most pictures.
+    """Draw an episode, or tell it. Only the pictures that are sent are drawn. ``framing``: a number means the most
+    pictures.
 
-    Raises ShapeError: the episode has no states to draw from.
+    Raises ShapeError: the episode has no states to draw from. ConfigError: it is to be told, and the world can't, or
+    not in this wording.
     """
     if episode.states is None:
         raise ShapeError(f"episode {episode.episode_id}: got no states, expected (T+1, K) states to draw from")
     if isinstance(framing, int):
         framing = Framing(most=framing)
+    if framing.caption:
+        if not isinstance(renderer, EpisodeTeller):
+            raise ConfigError(
+                f"judge.caption: got {framing.caption!r}, allowed for a world that can't tell its episodes is ''"
+            )
+        return Unit(key=episode_key(episode), caption=renderer.caption(episode.states, framing.caption))
     picks = framing.picks(len(episode.states))
     frames = framing.pictures(renderer.png(episode.states[list(picks)]))
     return Unit(key=episode_key(episode), frames=frames, tiles=len(picks) if framing.frames == "sheet" else 0)
@@ -164,6 +173,16 @@ def words_of(config: JudgeConfig, *, one_episode: bool = False) -> tuple[Prompt,
         )
     if one_episode and prompt.kind == "preference":
         raise ConfigError(_compares(prompt))
+    if prompt.needs_caption != bool(config.caption):
+        raise ConfigError(
+            f"judge.caption: got {config.caption!r} with prompt {prompt.name!r}, whose user part "
+            + ("has the field {caption}: name a wording" if prompt.needs_caption else "lacks {caption}")
+        )
+    if config.kind == "logodds" and prompt.kind != "approval":
+        raise ConfigError(
+            f"judge.prompt: got {prompt.name!r} of kind {prompt.kind!r}, allowed with judge.kind 'logodds' are prompts "
+            "of kind 'approval'"
+        )
     return prompt, constitution
 
 

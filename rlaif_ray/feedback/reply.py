@@ -17,7 +17,17 @@ from rlaif_ray.feedback.question import Order, Question
 from rlaif_ray.feedback.quoting import storable
 from rlaif_ray.types import Abstention, QuestionKind, Usage, Verdict
 
-__all__ = ["Reply", "Said", "Wording", "counted", "parse_answer", "read_reply", "verdict_of", "verdict_on"]
+__all__ = [
+    "Reply",
+    "Said",
+    "Wording",
+    "counted",
+    "parse_answer",
+    "read_reply",
+    "read_usage",
+    "verdict_of",
+    "verdict_on",
+]
 
 # Longest text that is kept: a server gone mad must not fill the store.
 MOST_TEXT = 20_000
@@ -56,6 +66,15 @@ def read_reply(body: str, price: Price, worst: Usage, latency_s: float) -> Reply
     if not isinstance(message, dict):
         return Reply(storable(body[:MOST_TEXT]), usage, "http", "the reply's first choice has no message")
     return _read_message(message, choice.get("finish_reason"), usage)
+
+
+def read_usage(body: str, price: Price, worst: Usage, latency_s: float) -> Usage:
+    """What a response says that it used; its ``worst`` case where it says nothing."""
+    try:
+        whole = json.loads(body)
+    except ValueError:
+        whole = None
+    return _usage(whole, price, worst, latency_s)
 
 
 def _read_message(message: Mapping[str, Any], finish: object, usage: Usage) -> Reply:
@@ -109,7 +128,7 @@ def verdict_on(question: Question | Wording, answer: str, usage: Usage, text: st
         first = shown_first_is_better == (question.order == "first")
         preferred: Literal["first", "second"] = "first" if first else "second"
         return Verdict(kind="preference", value=float(first), text=text, usage=usage, preference=preferred)
-    approved = (answer == "yes") == good
+    approved = (answer == question.prompt.answers[0]) == good
     return Verdict(kind="approval", value=float(approved), text=text, usage=usage, approved=approved)
 
 

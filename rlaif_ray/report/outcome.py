@@ -188,7 +188,12 @@ def _judge_of_config(record: RunRecord) -> Mapping[str, Any]:
     if record.config is None or not record.config.asks:
         return {}
     judge = record.config.judge
-    return {"kind": judge.kind, "model": judge.model, "profile": judge.profile, "as_if": judge.kind == "builtin"}
+    return {
+        "kind": judge.kind,
+        "model": judge.gguf or judge.model,
+        "profile": judge.profile,
+        "as_if": judge.kind == "builtin",
+    }
 
 
 # ----------------------------------------------------------------------------------------- in the terminal
