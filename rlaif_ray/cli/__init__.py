@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | evaluate | report | judge serve|check|cost|compare | labels ... | doctor``.
+"""Commands: ``rlaif-ray train | evaluate | label | report | judge serve|check|cost|compare | labels ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -11,7 +11,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
-from rlaif_ray.cli.options import Check, Command, Compare, Cost, Doctor, Evaluate, Report, Serve, Stats, Train, parse
+from rlaif_ray.cli.options import (
+    Check,
+    Command,
+    Compare,
+    Cost,
+    Doctor,
+    Evaluate,
+    Label,
+    Report,
+    Serve,
+    Stats,
+    Train,
+    parse,
+)
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
@@ -25,6 +38,7 @@ RUN_BY: dict[type[Any], str] = {
     Serve: "rlaif_ray.cli.judge:serve",
     Check: "rlaif_ray.cli.judge:check",
     Cost: "rlaif_ray.cli.costs:cost",
+    Label: "rlaif_ray.cli.label:label",
     Compare: "rlaif_ray.cli.costs:compare",
     Stats: "rlaif_ray.cli.labels:stats",
     Export: "rlaif_ray.cli.labels:export",

@@ -107,8 +107,11 @@ def _show_end(path: Path, console: Console) -> None:
 class StopSwitch:
     """Called by the run between iterations: whether to stop. The first Ctrl-C turns it on, the second is not caught."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, notice: str = "Stopping: a checkpoint after this iteration; labels are kept. Ctrl-C again: at once."
+    ) -> None:
         self._on = False
+        self._notice = notice
         self._say: Callable[[str], None] = print
 
     def __call__(self) -> bool:
@@ -135,4 +138,4 @@ class StopSwitch:
         if self._on:
             raise KeyboardInterrupt
         self._on = True
-        self._say("Stopping: a checkpoint after this iteration; labels are kept. Ctrl-C again: at once.")
+        self._say(self._notice)
