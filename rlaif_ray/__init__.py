@@ -34,13 +34,14 @@ if TYPE_CHECKING:
         load_config,
     )
     from rlaif_ray.envs import register_env
+    from rlaif_ray.feedback.alone import ask_about
     from rlaif_ray.feedback.judge import Judge
     from rlaif_ray.feedback.store import LabelStore
     from rlaif_ray.networks import load_policy
     from rlaif_ray.ppo import FeedbackPPO
     from rlaif_ray.ppo_config import FeedbackPPOConfig
     from rlaif_ray.reward_model.model import RewardModel
-    from rlaif_ray.types import Verdict
+    from rlaif_ray.types import Unit, Verdict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -60,7 +61,9 @@ __all__ = [
     "RewardModel",
     "RewardModelConfig",
     "RunConfig",
+    "Unit",
     "Verdict",
+    "ask_about",
     "load_config",
     "load_policy",
     "register_env",
@@ -72,7 +75,9 @@ _HOMES = {
     "Judge": "rlaif_ray.feedback.judge",
     "LabelStore": "rlaif_ray.feedback.store",
     "RewardModel": "rlaif_ray.reward_model.model",
+    "Unit": "rlaif_ray.types",
     "Verdict": "rlaif_ray.types",
+    "ask_about": "rlaif_ray.feedback.alone",
     "load_policy": "rlaif_ray.networks",
     "register_env": "rlaif_ray.envs",
 }

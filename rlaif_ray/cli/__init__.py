@@ -1,4 +1,4 @@
-"""Commands: ``rlaif-ray train | sweep | evaluate | report | judge serve|check|cost|compare | labels ... | doctor``.
+"""Commands: ``rlaif-ray train | sweep | evaluate | label | report | judge ... | labels ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -18,6 +18,7 @@ from rlaif_ray.cli.options import (
     Cost,
     Doctor,
     Evaluate,
+    Label,
     Report,
     Serve,
     Stats,
@@ -39,6 +40,7 @@ RUN_BY: dict[type[Any], str] = {
     Serve: "rlaif_ray.cli.judge:serve",
     Check: "rlaif_ray.cli.judge:check",
     Cost: "rlaif_ray.cli.costs:cost",
+    Label: "rlaif_ray.cli.label:label",
     Compare: "rlaif_ray.cli.costs:compare",
     Stats: "rlaif_ray.cli.labels:stats",
     Export: "rlaif_ray.cli.labels:export",

@@ -29,6 +29,7 @@ __all__ = [
     "Cost",
     "Doctor",
     "Evaluate",
+    "Label",
     "Report",
     "Serve",
     "Stats",
@@ -101,6 +102,34 @@ class Evaluate:
     """Seed of starts and actions; the default is that of a run's own evaluations."""
     json: bool = False
     """Print one JSON object on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """Judge a data set of episodes, apart from training: sampled once, asked about once; the same command goes on.
+
+    Any config key can be given as --section.key VALUE, as for train. How many are asked about is said by --episodes,
+    not by the config's budget.labels. A cap on money holds as it is in the config; on the as-if money of the built-in
+    judge only if it is given here.
+    """
+
+    source: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET|CONFIG.yaml|CHECKPOINT|RUN|STORE.sqlite")
+    ]
+    """Whose episodes: a random walk's (preset or YAML file), a policy's (checkpoint, or run: its newest), or those of a
+    label store, to be judged anew."""
+    episodes: int = 0
+    """How many; 0: budget.labels, or 1,000 where there is no such cap."""
+    deterministic: bool = False
+    """A policy takes its likeliest action rather than draw one."""
+    batch: bool = False
+    """Through the Batch API: cheaper, answered within a day. Ctrl-C leaves a batch out; the same command takes it
+    in."""
+    cancel: bool = False
+    """With --batch: call off what is out; what was answered is kept and paid."""
+    json: bool = False
+    """Print one JSON object on standard output, and nothing else there."""
+    overrides: Overrides = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,13 +233,28 @@ class Doctor:
 
 
 Command = (
-    Train | Sweep | Evaluate | Report | Serve | Check | Cost | Compare | Stats | Doctor | Export | Import | Show | Prune
+    Train
+    | Sweep
+    | Evaluate
+    | Label
+    | Report
+    | Serve
+    | Check
+    | Cost
+    | Compare
+    | Stats
+    | Doctor
+    | Export
+    | Import
+    | Show
+    | Prune
 )
 
 COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
     "train": Train,
     "sweep": Sweep,
     "evaluate": Evaluate,
+    "label": Label,
     "report": Report,
     "judge": {"serve": Serve, "check": Check, "cost": Cost, "compare": Compare},
     "labels": {"stats": Stats, "export": Export, "import": Import, "show": Show, "prune": Prune},

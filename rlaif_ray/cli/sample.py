@@ -15,7 +15,7 @@ from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.report.published import PUBLISHED
 from rlaif_ray.types import Array, Episode, EpisodeRenderer
 
-__all__ = ["Sample", "picture_px", "renderer_of", "sample_episodes"]
+__all__ = ["NUM_ENVS", "RandomActor", "Sample", "picture_px", "renderer_of", "sample_episodes"]
 
 NUM_ENVS = 32
 EPISODES = 160
@@ -44,7 +44,9 @@ class Sample:
         return max(self.episodes, key=len)
 
 
-class _RandomActor:
+class RandomActor:
+    """Acts at random, as the column sampler's actor."""
+
     def __init__(self, space: gym.Space[Array]) -> None:
         self._space = space
 
@@ -61,7 +63,7 @@ def sample_episodes(config: Config) -> Sample:
     env = envs.make_vec(config.env.id, NUM_ENVS, config.env.options)
     try:
         env.action_space.seed(config.run.seed)
-        rollouts = run_episodes(ColumnSampler(env), _RandomActor(env.action_space), EPISODES, seed=config.run.seed)
+        rollouts = run_episodes(ColumnSampler(env), RandomActor(env.action_space), EPISODES, seed=config.run.seed)
     finally:
         env.close()
     episodes = tuple(episode for rollout in rollouts for episode in rollout.episodes)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 
 from rlaif_ray.errors import StoreError
 from rlaif_ray.feedback.budget import Amount, Caps
-from rlaif_ray.feedback.database import batch_owner, owner_alive, owner_id
-from rlaif_ray.feedback.ledger import LEASE_S, check_caps, close_attempt, open_attempt
+from rlaif_ray.feedback.database import batch_owner, owner_gone, owner_id
+from rlaif_ray.feedback.ledger import LEASE_S, check_caps, close_attempt, close_batch, open_attempt
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import LabelStore
 
@@ -71,9 +71,8 @@ class Book:
                 "SELECT id, driver, lease_until FROM batches WHERE run_id = ? AND state != 'closed'", (self.run_id,)
             ).fetchall()
             for row in rows:
-                alive = owner_alive(row["driver"])
-                busy = time.time() < row["lease_until"] if alive is None else alive
-                if row["driver"] != owner_id() and busy:
+                gone = owner_gone(row["driver"], row["lease_until"], time.time())
+                if row["driver"] != owner_id() and not gone:
                     raise StoreError(
                         f"label store {self.store.path}: process {row['driver']} is waiting for this data set's "
                         "batches; end it, or wait for it"
@@ -150,17 +149,7 @@ class Book:
     def close(self, batch: OpenBatch, detail: str, *, billed: bool | None = False) -> None:
         """It is over. What it still holds is charged nothing, or (``billed`` None) its worst case, and freed."""
         with self.store.writing() as db:
-            tickets = db.execute(
-                "SELECT id FROM attempts WHERE state = 'open' AND owner = ?", (batch.owner,)
-            ).fetchall()
-            for (ticket,) in tickets:
-                free = billed is False
-                close_attempt(db, ticket, "settled" if free else "written_off", Amount() if free else None, detail)
-            db.execute("DELETE FROM claims WHERE owner = ?", (batch.owner,))
-            db.execute(
-                "UPDATE batches SET state = 'closed', closed_at = ?, detail = ? WHERE id = ?",
-                (time.time(), detail, batch.batch_id),
-            )
+            close_batch(db, batch.batch_id, detail, billed=billed)
 
 
 def _record(row: dict[str, object], run_id: str) -> Record:

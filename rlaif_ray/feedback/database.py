@@ -22,7 +22,7 @@ import psutil
 from rlaif_ray.errors import StoreError
 from rlaif_ray.feedback.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
-__all__ = ["BATCH_OWNER", "Database", "batch_owner", "owner_alive", "owner_id"]
+__all__ = ["BATCH_OWNER", "Database", "batch_owner", "owner_alive", "owner_gone", "owner_id"]
 
 APPLICATION_ID = 0x524C_4159  # tells our files from other programs' SQLite files
 
@@ -63,6 +63,12 @@ def owner_alive(owner: str) -> bool | None:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def owner_gone(owner: str, lease_until: float, now: float) -> bool:
+    """Whether that process has ended; one that can't be looked at has when its lease is over."""
+    alive = owner_alive(owner)
+    return now > lease_until if alive is None else not alive
 
 
 class Database:

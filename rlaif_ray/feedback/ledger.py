@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from rlaif_ray.errors import BudgetExhausted, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
+from rlaif_ray.feedback.database import batch_owner, owner_gone
 from rlaif_ray.feedback.limits import Heard, Pace, Traffic, Wait
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.types import Label
@@ -19,6 +20,8 @@ __all__ = [
     "account_of_run",
     "check_caps",
     "close_attempt",
+    "close_batch",
+    "forget_unsent",
     "hear",
     "may_take",
     "open_attempt",
@@ -142,6 +145,25 @@ def close_attempt(db: sqlite3.Connection, ticket: int, state: str, used: Amount 
         " spent_tokens = spent_tokens + excluded.spent_tokens",
         (row["run_id"], *added),
     )
+
+
+def close_batch(db: sqlite3.Connection, batch_id: int, detail: str, *, billed: bool | None = False) -> None:
+    """A batch is over. What it still holds is charged nothing, or (``billed`` None) its worst case, and freed."""
+    owner, free = batch_owner(batch_id), billed is False
+    for (ticket,) in db.execute("SELECT id FROM attempts WHERE state = 'open' AND owner = ?", (owner,)).fetchall():
+        close_attempt(db, ticket, "settled" if free else "written_off", Amount() if free else None, detail)
+    db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+    db.execute(
+        "UPDATE batches SET state = 'closed', closed_at = ?, detail = ? WHERE id = ?", (time.time(), detail, batch_id)
+    )
+
+
+def forget_unsent(db: sqlite3.Connection) -> None:
+    """Close batches that a process was still writing down when it died: no server has heard of them."""
+    now = time.time()
+    for row in db.execute("SELECT id, driver, lease_until FROM batches WHERE state = 'preparing'").fetchall():
+        if owner_gone(row["driver"], row["lease_until"], now):
+            close_batch(db, row["id"], "never sent")
 
 
 def take_turn(db: sqlite3.Connection, judge: str, pace: Pace, tokens: int) -> Wait | None:

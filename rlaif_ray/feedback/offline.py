@@ -160,8 +160,9 @@ class _Labelling:
         )  # fmt: skip
         self._todo = data.pending(tally.wanted)[::-1]
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
-        self._in_flight = 0
-        self._came_back = asyncio.Condition()
+        self._asking = 0
+        self._came_back = asyncio.Event()
+        self._line = asyncio.Lock()
         self._error: JudgeError | None = None
         self._spent = False  # the budget has no room, and nothing in flight may make some
 
@@ -183,39 +184,39 @@ class _Labelling:
         self._draw.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
-        while self._todo and not self._spent and self._error is None and not self._stop():
-            episode_id = self._todo.pop()
-            self._in_flight += 1
-            try:
-                answered = await self._one(episode_id)
-            except JudgeError as error:  # what else is under way may be answered yet, and is paid for
-                self._error, answered = self._error or error, True
-            finally:
-                self._in_flight -= 1
-            if not answered:
-                self._todo.append(episode_id)
-            async with self._came_back:
-                self._came_back.notify_all()
-                if not answered:
-                    await self._until_there_may_be_room()
-
-    async def _one(self, episode_id: int) -> bool:
-        """Whether the question was disposed of; False: the budget has no room for it at the moment."""
         loop = asyncio.get_running_loop()
-        asked = await loop.run_in_executor(self._draw, self._drawn, episode_id)
-        label = await self._asker.ask(asked)
+        while self._todo and self._goes_on():
+            asked = await loop.run_in_executor(self._draw, self._drawn, self._todo.pop())
+            try:
+                if not await self._answered(asked):
+                    async with self._line:  # of those for whom there is no room: one at a time looks again
+                        await self._when_there_is_room(asked)
+            except JudgeError as error:  # what else is under way may be answered yet, and is paid for
+                self._error = self._error or error
+
+    def _goes_on(self) -> bool:
+        return not self._spent and self._error is None and not self._stop()
+
+    async def _answered(self, asked: Asked) -> bool:
+        """Whether the question was disposed of; False: the budget has no room for it at the moment."""
+        self._asking += 1
+        try:
+            label = await self._asker.ask(asked)
+        finally:
+            self._asking -= 1
+            self._came_back.set()
         if label is None:
             return asked.key in self._asker.batched
         self._tally.count(label)
         return True
 
-    async def _until_there_may_be_room(self) -> None:
-        """An answer that comes settles below what was reserved for it; with none in flight, no room will come."""
-        if self._in_flight == 0:
-            self._spent = True
-            self._came_back.notify_all()
-        elif not self._spent:
-            await self._came_back.wait()
+    async def _when_there_is_room(self, asked: Asked) -> None:
+        """An answer that comes settles below what was reserved for it; with none under way, no room will come."""
+        while self._goes_on() and not await self._answered(asked):
+            self._spent = self._asking == 0
+            self._came_back.clear()
+            if not self._spent:
+                await self._came_back.wait()
 
     def _drawn(self, episode_id: int) -> Asked:
         episode = self._data.episode(episode_id)

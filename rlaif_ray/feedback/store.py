@@ -22,13 +22,14 @@ from typing import Literal
 
 from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
-from rlaif_ray.feedback.database import BATCH_OWNER, Database, owner_alive
+from rlaif_ray.feedback.database import BATCH_OWNER, Database, owner_gone
 from rlaif_ray.feedback.ledger import (
     LEASE_S,
     account_of,
     account_of_run,
     check_caps,
     close_attempt,
+    forget_unsent,
     hear,
     may_take,
     open_attempt,
@@ -303,12 +304,16 @@ class LabelStore:
     def recover(self) -> int:
         """Write off what dead processes left in flight; how many attempts that was."""
         self._recovered_at, now = time.monotonic(), time.time()
+        with self._db.writing() as db:
+            forget_unsent(db)
         with self._db.reading() as db:
             rows = db.execute(
                 "SELECT owner, max(lease_until) AS lease_until FROM (SELECT owner, lease_until FROM attempts WHERE"
                 " state = 'open' UNION ALL SELECT owner, lease_until FROM claims) GROUP BY owner"
             ).fetchall()
-        return sum(self.write_off_owner(row["owner"]) for row in rows if _gone(row["owner"], row["lease_until"], now))
+        return sum(
+            self.write_off_owner(row["owner"]) for row in rows if owner_gone(row["owner"], row["lease_until"], now)
+        )
 
     def prune(self, frames_mb: float) -> Pruned:
         """Drop the oldest pictures until the rest fit into so many megabytes, and questions and episodes that nobody
@@ -360,7 +365,7 @@ class LabelStore:
         now, key = time.time(), record.question_key
         held = db.execute("SELECT * FROM claims WHERE question_key = ?", (key,)).fetchone()
         mine = held is not None and held["owner"] == owner and held["request"] == (record.request or "?")
-        if held is not None and not mine and not _gone(held["owner"], held["lease_until"], now):
+        if held is not None and not mine and not owner_gone(held["owner"], held["lease_until"], now):
             return "batched" if held["owner"].startswith(BATCH_OWNER) else "busy"
         if held is not None and not mine:
             for (ticket,) in db.execute(
@@ -372,8 +377,3 @@ class LabelStore:
             (key, owner, now + LEASE_S, record.request or ""),
         )
         return "claimed"
-
-
-def _gone(owner: str, lease_until: float, now: float) -> bool:
-    alive = owner_alive(owner)
-    return now > lease_until if alive is None else not alive

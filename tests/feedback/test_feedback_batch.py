@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,17 +15,19 @@ from aiohttp import web
 from feedback_fakes import TinyReader, TinyRenderer, tiny_config, tiny_episode
 
 from rlaif_ray.config import Config
-from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsRequest, StoreError
+from rlaif_ray.errors import BudgetExhausted, ConfigError, JudgeError, JudgeRejectsRequest, StoreError
 from rlaif_ray.feedback import batch as batch_module
 from rlaif_ray.feedback.batch import Batcher
 from rlaif_ray.feedback.batches import Book
-from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.builtin.profile import Profile
 from rlaif_ray.feedback.builtin.server import JudgeServer
+from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.dataset import DataSet
 from rlaif_ray.feedback.judge import ChatJudge
 from rlaif_ray.feedback.offline import Ended, Progress, Tally
-from rlaif_ray.feedback.question import Questionnaire
+from rlaif_ray.feedback.question import Asked, Questionnaire
+from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Abstention
 
@@ -375,7 +378,7 @@ def test_a_batch_that_was_never_begun_is_let_go(
 
 def test_a_batch_that_nobody_knows_any_more(serve: Callable[..., str], store: LabelStore) -> None:
     """Another key or server: nothing is asked twice by mistake, and giving it up charges the worst case."""
-    url = serve()
+    url = serve(batch={"latency_s": 60.0})
     config = tiny_config(url, **PRICE)
     lost = Labelling(store, config, wanted=2)
     assert lost.run(stop=lambda: any(told.in_batches for told in lost.told)) == "in_flight"
@@ -401,3 +404,28 @@ def test_only_one_process_waits_for_a_data_sets_batches(serve: Callable[..., str
     with store.writing() as db:
         db.execute("UPDATE batches SET lease_until = 0")
     assert labelling.run(cancel=True) == "cancelled"
+
+
+def test_a_batch_whose_process_died_while_writing_it_is_forgotten(store: LabelStore) -> None:
+    """No server has heard of it: whoever opens the store next sets its questions and its money free."""
+    config = tiny_config("http://127.0.0.1:1/v1", **PRICE)
+    data = DataSet(store, "set")
+    data.add([tiny_episode(1)])
+    judge = ChatJudge(config.judge)
+    questions = Questionnaire.of(config.judge, TinyRenderer(), judge.identity)
+    record = record_of(Asked(questions.about(data.episode(0)), data.episode(0), "set"))
+    book = Book(store, "set")
+    batch = book.begin()
+    assert store.claim(record, batch.owner) == "claimed"
+    book.put_in(batch, record, Amount(0.3, 1, 10), Caps(usd=0.3))
+    with pytest.raises(BudgetExhausted):
+        book.put_in(batch, record, Amount(0.3, 1, 10), Caps(usd=0.3))
+    assert data.pending(1) == []
+    store.recover()
+    assert store.account(Caps()).reserved.labels == 1  # we are alive
+    with store.writing() as db:
+        db.execute("UPDATE batches SET driver = ?", (f"{socket.gethostname()}:1:1.0",))  # process 1 began later
+    store.recover()
+    assert store.account(Caps()) == Account()
+    assert (book.open(), data.pending(1)) == ([], [0])
+    assert store.claim(record, owner_id()) == "claimed"

@@ -23,6 +23,7 @@ from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.database import owner_alive, owner_id
 from rlaif_ray.feedback.judge import identity_of
 from rlaif_ray.feedback.records import Record, pack_episode, record_of, unpack_episode
+from rlaif_ray.feedback.schema import SCHEMA_VERSION
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Abstention, Label, Usage, Verdict, episode_key
 
@@ -325,7 +326,9 @@ def test_other_files_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         LabelStore(tmp_path)
     LabelStore(tmp_path / "new.sqlite").close()
     monkeypatch.setattr(database, "SCHEMA_VERSION", 1)
-    with pytest.raises(StoreError, match="got schema version 2, expected at most 1; a newer rlaif_ray made it"):
+    with pytest.raises(
+        StoreError, match=f"got schema version {SCHEMA_VERSION}, expected at most 1; a newer rlaif_ray made it"
+    ):
         LabelStore(tmp_path / "new.sqlite")
 
 
