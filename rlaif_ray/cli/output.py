@@ -10,7 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["only_json", "print_json"]
+from rich.console import Console
+
+__all__ = ["only_json", "print_json", "text_console"]
+
+
+def text_console() -> Console:
+    """A console that takes text for what it is: it holds names, paths and what servers said, and no markup of ours."""
+    return Console(markup=False, emoji=False)
 
 
 @contextlib.contextmanager

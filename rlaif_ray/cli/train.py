@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from rlaif_ray.cli.options import Train
-from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.cli.output import only_json, print_json, text_console
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
 
@@ -29,7 +29,7 @@ def train(command: Train) -> int:
     resume = _run_to_resume(command)
     config = load_config(resume / "config.yaml" if resume else command.config or DEFAULT_PRESET, command.overrides)
     with only_json(command.json):
-        console = Console(markup=False, emoji=False)  # what is printed holds names and what servers said, no markup
+        console = text_console()
         _ready_to_ask(config, console)
         path, summary, code = _train(config, resume, console)
         _show_end(path, console)

@@ -10,6 +10,7 @@ what happens                            what it becomes
 408, 409, 425, 429, 500, 503            AttemptFailed, not billed, Retry-After honoured
 other 5xx, body cut, connection closed  AttemptFailed, fate unknown
 no answer within ``judge.timeout_s``    AttemptFailed, fate unknown, reason ``timeout``
+more than any answer needs              AttemptFailed, fate unknown
 nothing listens, no such host, no TLS   AttemptFailed, not billed, ``reached`` False
 ======================================  =============================================================================
 """
@@ -42,6 +43,7 @@ from rlaif_ray.errors import (
     JudgeRejectsRequest,
     JudgeUnreachable,
 )
+from rlaif_ray.feedback.bounds import HEADERS, ReplyTooLong, bounded
 from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.types import Abstention, Usage
 
@@ -151,6 +153,8 @@ class Endpoint:
                 response = await call(client)
         except openai.APIConnectionError as error:
             raise self._no_answer(error) from None
+        except ReplyTooLong as error:
+            raise AttemptFailed(str(error)) from None
         except TimeoutError:
             raise AttemptFailed(f"no answer within {self._config.timeout_s:g} s", reason="timeout") from None
         self.headers = dict(response.headers)
@@ -166,7 +170,11 @@ class Endpoint:
                 timeout=self._config.timeout_s,
                 # A proxy from the environment has no business between this machine and itself.
                 http_client=openai.DefaultAioHttpClient(
-                    trust_env=not local, verify=_authorities(), timeout=self._config.timeout_s
+                    trust_env=not local,
+                    verify=_authorities(),
+                    timeout=self._config.timeout_s,
+                    headers=HEADERS,
+                    event_hooks={"response": [bounded]},
                 ),
             )
         return self._client

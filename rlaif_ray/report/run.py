@@ -16,6 +16,7 @@ import numpy as np
 
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError, nearest
+from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.report.figures import Row, number
 from rlaif_ray.types import Array
 
@@ -67,7 +68,7 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        return str(self.summary.get("name") or self.path.name)
+        return printable(str(self.summary.get("name") or self.path.name))
 
     @property
     def status(self) -> str:
@@ -100,7 +101,7 @@ class RunRecord:
         phases = [p for p in self.summary.get("phases") or () if isinstance(p, Mapping)]
         for phase in phases:
             for starts, outcome in _outcomes(phase.get("evaluation")):
-                yield str(phase.get("name", "run")), starts, {"steps": phase.get("steps"), **outcome}
+                yield printable(str(phase.get("name", "run"))), starts, {"steps": phase.get("steps"), **outcome}
         if not any(p.get("evaluation") for p in phases):
             for starts, outcome in _outcomes(self.summary.get("evaluation")):
                 yield "run", starts, {"steps": self.summary.get("steps"), **outcome}
@@ -131,11 +132,11 @@ def _outcomes(evaluation: object) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(evaluation, Mapping):
         return
     if "episodes" in evaluation or "found" in evaluation:
-        yield str(evaluation.get("starts") or "all"), dict(evaluation)
+        yield printable(str(evaluation.get("starts") or "all")), dict(evaluation)
         return
     for starts, outcome in evaluation.items():
         if isinstance(outcome, Mapping):
-            yield str(starts), dict(outcome)
+            yield printable(str(starts)), dict(outcome)
 
 
 def _read_text(path: Path) -> str:

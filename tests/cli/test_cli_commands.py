@@ -118,8 +118,8 @@ def test_the_built_in_judge_is_checked_like_any_other(here: Path, capfd: pytest.
 def test_a_paid_judges_price_is_told_before_it_is_asked() -> None:
     config = load_config("homegrid-openai")
     told = " ".join(estimate(config, sample_episodes(config)))
-    # 13 pictures of 2,833 tokens, about 200 of text, 150 of answer, at USD 0.15 and 0.60 a million: USD 0.0056.
-    assert "USD 0.0056 a label for episodes of 12 steps" in told
+    # 13 pictures of 2,833 tokens, about 230 of text, 150 of answer, at USD 0.15 and 0.60 a million: USD 0.0057.
+    assert "USD 0.0057 a label for episodes of 12 steps" in told
     assert "500 labels" in told
     assert "Never more than budget.usd, 5.00" in told
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from counting import CONCURRENCY, CountingServer, Outcome
 
 from rlaif_ray.feedback.budget import Caps
+from rlaif_ray.reward_model.actor import MOST_RESTARTS
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())", "train"]
 # Ray calls a process by its actor's class, and by the method while one runs.
@@ -83,6 +84,7 @@ class TrainChaos:
         else:
             words = ["homegrid", *(str(word) for key, value in self.settings.items() for word in (f"--{key}", value))]
         self.rows_before, self.delivered_before = self._rows(), 0
+        self.rows_at_start, self.fits_before, self.in_a_row = self.rows_before, 0, 0
         with (self.folder / "driver.log").open("ab") as log:
             self.driver = subprocess.Popen([*COMMAND, *words], stdout=log, stderr=log, cwd=self.folder)
 
@@ -100,10 +102,26 @@ class TrainChaos:
             self.driver.wait()
             self._start()
         else:
+            if victim == "reward model":
+                self._mind_the_limit()
             os.kill(self._process(victim), signal.SIGKILL)
             self.rows_before = self._rows()
         self.delivered_before = len(self.server.delivered)
         self.outcome.kills[victim] += 1
+
+    def _mind_the_limit(self) -> None:
+        """Deaths in a row with no work between end a run, as they should: after so many, the next waits for a fit."""
+        if self.fits() > self.fits_before:
+            self.in_a_row = 0
+        if self.in_a_row == MOST_RESTARTS:
+            self._until(lambda: self.fits() > self.fits_before, "a fit of the reward model")
+            self.in_a_row = 0
+        self.in_a_row, self.fits_before = self.in_a_row + 1, self.fits()
+
+    def fits(self) -> int:
+        """How often the reward model's figures have changed since the command began or went on."""
+        known = [row["rm"]["train_n"] for row in self._read_rows()[self.rows_at_start :]]
+        return sum(a != b for a, b in zip([known[0], *known], known, strict=False)) if known else 0
 
     def _process(self, victim: str) -> int:
         found: list[int] = []

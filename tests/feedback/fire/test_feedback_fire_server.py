@@ -6,10 +6,13 @@ The table is printed: ``pytest tests/feedback/fire -s``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,37 @@ class MidBody(web.StreamResponse):
         return writer
 
 
+class Endless(web.StreamResponse):
+    """As fast as it can, and never done."""
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Content-Type": "application/json"})
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        writer = await super().prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):  # an end all the same: a test must not fill the memory either
+                await self.write(b" " * 2**20)
+        if request.transport is not None:
+            request.transport.abort()
+        return writer
+
+
+@cache
+def gzipped(size: int) -> bytes:
+    head, tail = json.dumps(completion("SAID")).split("SAID")
+    packer = zlib.compressobj(wbits=31)
+    parts = [packer.compress(head.encode())]
+    parts += [packer.compress(b"y" * 1_000_000) for _ in range(size // 1_000_000)]
+    return b"".join([*parts, packer.compress(tail.encode()), packer.flush()])
+
+
+def packed(size: int) -> web.Response:
+    """Compressed, though nobody asked for that."""
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    return web.Response(body=gzipped(size), headers=headers)
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -67,6 +101,7 @@ class Case:
     written_off: int  # attempts charged at their worst case
     free: int = 0  # attempts that cost nothing
     stop: type[RlaifError] | None = None
+    patience_s: float = 0.0  # else 0.8 s an attempt, four of them; with it, two
 
 
 CASES = [
@@ -89,6 +124,9 @@ CASES = [
     Case("refusal", [completion("", refusal="I can't help with that")], "refusal", 1, 0),
     Case("no choices", [OK | {"choices": []}], "empty", 1, 0),
     Case("20 MB answer", [completion("yes " * 5_000_000)], "unparsable", 1, 0),
+    Case("endless answer", [Endless], "http", 0, 2, patience_s=10.0),
+    Case("20 KB that unpack to 20 MB", [lambda: packed(20_000_000)], "unparsable", 1, 0, patience_s=10.0),
+    Case("200 KB that unpack to 200 MB", [lambda: packed(200_000_000)], "http", 0, 2, patience_s=10.0),
     Case("wrong content type", [lambda: web.Response(text="<html>Welcome</html>", content_type="text/html")], "http",
          0, 1),
     Case("401", [error(401)], "JudgeRejectsKey", 0, 0, free=1, stop=JudgeRejectsKey),
@@ -153,7 +191,8 @@ def test_a_server_that_misbehaves(case: Case, tmp_path: Path) -> None:
         return reply() if callable(reply) else reply
 
     with FakeServer(respond) as server:
-        seen = ask_one(server.base_url, tmp_path / "labels.sqlite")
+        patience = {"judge__timeout_s": case.patience_s, "judge__retries": 1} if case.patience_s else {}
+        seen = ask_one(server.base_url, tmp_path / "labels.sqlite", **patience)
         asked = server.asked
     told(case.name, seen)
     assert seen.sees == case.sees
