@@ -225,8 +225,9 @@ class FeedbackLoop:
         return Mixed(fragment.task_reward + feedback, feedback, learn, self._count(origin[~late]))
 
     def _late(self, episodes: EpisodeBatch, weight: Array) -> Array:
-        """(E,) bool: a verdict is under way that would change what the episode is learned from on."""
-        if self.config.feedback.late != "defer" or self.config.mix.source not in ("direct", "hybrid"):
+        """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited
+        for in vain, it is paid for all the same."""
+        if self.config.feedback.late == "rm" or self.config.mix.source not in ("direct", "hybrid"):
             return np.zeros(len(episodes), bool)
         return np.array([i in self._awaited for i in episodes.episode_id.tolist()], bool) & (weight > 0)
 

@@ -32,9 +32,10 @@ class FeedbackConfig(Section):
     select: Literal["uniform"] = "uniform"
     """Which of the finished episodes are asked about."""
     late: Literal["rm", "defer", "wait"] = "rm"
-    """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it."""
+    """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it, and
+    keep back what hasn't come even then."""
     defer_iterations: PositiveInt = 16
-    """Deadline of `late: defer`, iterations; then the reward model's score."""
+    """How long a part is kept back, iterations; then the reward model's score."""
     wait_s: PositiveFloat = 30.0
     """Deadline of `late: wait`, seconds an iteration; as many are asked about as can be answered by then."""
     pool_actors: PositiveInt = 1

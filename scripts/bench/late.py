@@ -32,8 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wait": {"mix.source": "direct", "mix.credit": "terminal", "mix.unjudged": "task", "mix.start_step": 0,
              "mix.ramp_steps": 0, "feedback.late": "wait", "feedback.fraction": 1.0, "feedback.start_step": 0,
              "feedback.labels_per_iteration": 0, "feedback.concurrency": 256, "resources.env_runners": 0},
-    "defer": {"mix.start_step": 0, "mix.ramp_steps": 0, "feedback.start_step": 0, "reward_model.pace": "go"},
-    "busy": {"mix.start_step": 0, "mix.ramp_steps": 0, "feedback.start_step": 0, "reward_model.pace": "go",
+    "defer": {"mix.credit": "terminal", "mix.start_step": 0, "mix.ramp_steps": 0, "feedback.start_step": 0},
+    "busy": {"mix.credit": "terminal", "mix.start_step": 0, "mix.ramp_steps": 0, "feedback.start_step": 0,
              "feedback.fraction": 1.0, "feedback.labels_per_iteration": 0, "feedback.concurrency": 256,
              "feedback.late": "rm"},
 }  # fmt: skip
@@ -55,8 +55,12 @@ def main() -> int:
             "run.dir": folder, "run.total_steps": steps, "budget.labels": labels})  # fmt: skip
         rows: list[dict[str, Any]] = []
         done = {"wait": lambda: bool(rows) and rows[-1]["feedback"]["labels"] >= labels}.get(options.what)
-        summary = experiment.train(config, monitor=rows.append, stop=done).summary
-    found |= _figures(rows, summary, spent, waited)
+
+        def look(row: dict[str, Any]) -> None:
+            rows.append(row | {"pool_s": sum(spent.values()), "waited_s": sum(waited.values())})
+
+        summary = experiment.train(config, monitor=look, stop=done).summary
+    found |= _figures(rows, summary, spent)
     found["load_after"] = round(os.getloadavg()[0], 2)
     found["holds"] = _holds(options.what, found)
     show(found)
@@ -89,11 +93,8 @@ def _timed() -> tuple[Counter[str], Counter[str]]:
     return spent, waited
 
 
-def _figures(
-    rows: list[dict[str, Any]], summary: dict[str, Any], spent: Counter[str], waited: Counter[str]
-) -> dict[str, Any]:
+def _figures(rows: list[dict[str, Any]], summary: dict[str, Any], spent: Counter[str]) -> dict[str, Any]:
     steps_s = sum(row["step_s"] for row in rows)
-    training_s = steps_s - sum(waited.values())
     return {
         "status": summary["status"],
         "wall_s": summary["wall_s"],
@@ -106,8 +107,8 @@ def _figures(
         "abstained": summary["abstained"],
         "latency_s": rows[-1]["feedback"]["latency_s"],
         "pool_s": dict(spent),
-        "waited_s": sum(waited.values()),
-        "pool_share": sum(spent.values()) / training_s,
+        "waited_s": rows[-1]["waited_s"],
+        "pool_share": rows[-1]["pool_s"] / (steps_s - rows[-1]["waited_s"]),
         "direct_share": summary["provenance"]["direct"],
         "lateness": summary["lateness"],
     }

@@ -41,7 +41,7 @@ from rlaif_ray.feedback.judge import judge_from
 from rlaif_ray.feedback.pool import FeedbackPool
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import Episode
+from rlaif_ray.types import Episode, Label
 
 READER = "rlaif_ray.envs.homegrid_reader:HomegridReader"
 PUBLISHED = "gpt-4o-mini-2024"  # answers after 3 to 6 s
@@ -178,25 +178,37 @@ def memory(folder: Path, count: int, options: argparse.Namespace) -> dict[str, A
 def failures(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """The same questions of a healthy server and of one that fails a fifth of its requests."""
     share = dict.fromkeys(("status_500", "status_503", "hang_up", "cut_body"), 1.0 - 0.8 ** (1 / 4))
-    ill = _variant(folder, PUBLISHED, latency_median_s=0.0, failures=share)
-    well = _variant(folder, PUBLISHED, latency_median_s=0.0)
-    asked, found, attempts = list(islice(episodes(0), count)), [], Counter[str]()
-    for profile in (well, ill):
-        with BuiltinJudge() as server, LabelStore(folder / f"{Path(profile).stem}.sqlite") as store:
+    profiles = {
+        "healthy": _variant(folder, PUBLISHED, latency_median_s=0.0),
+        "failing": _variant(folder, PUBLISHED, latency_median_s=0.0, failures=share),
+    }
+    asked = list(islice(episodes(0), count))
+    found: dict[str, dict[int, float | None]] = {}
+    attempts = Counter[str]()
+    for name, profile in profiles.items():
+        with BuiltinJudge() as server, LabelStore(folder / f"{name}.sqlite") as store:
             config = _config(server.start(profile, READER), profile, {"judge.retries": 12})
-            judge = judge_from(config.judge, None)
-            labels = asyncio.run(ask_all(judge, store, Caps(), _questions(config, asked), config=config.judge))
-            found.append({label.episode_id: label.value for label in labels if label is not None})
-            attempts[Path(profile).stem] = sum(label.outcome.usage.attempts for label in labels if label is not None)
-    verdicts = Counter(found[0].values())
+            labels = asyncio.run(_asked(config, store, asked))
+            found[name] = {label.episode_id: label.value for label in labels}
+            attempts[name] = sum(label.outcome.usage.attempts for label in labels)
+    healthy, failing = found["healthy"], found["failing"]
     return {
         "questions": count,
         "attempts": dict(attempts),
-        "failed_attempts": 1.0 - count / attempts[Path(ill).stem],
-        "verdicts": {str(value): number for value, number in verdicts.items()},
-        "different": sum(found[0][number] != found[1].get(number) for number in found[0]),
-        "holds": found[0] == found[1] and len(found[0]) == count and None not in verdicts,
+        "failed_attempts": 1.0 - count / attempts["failing"],
+        "verdicts": {str(value): number for value, number in Counter(healthy.values()).items()},
+        "different": sum(value != failing.get(number) for number, value in healthy.items()),
+        "holds": healthy == failing and len(healthy) == count and None not in healthy.values(),
     }
+
+
+async def _asked(config: Config, store: LabelStore, asked: list[Episode]) -> list[Label]:
+    judge = judge_from(config.judge, None)
+    try:
+        labels = await ask_all(judge, store, Caps(), _questions(config, asked), config=config.judge)
+    finally:
+        await judge.close()
+    return [label for label in labels if label is not None]
 
 
 class Pool:

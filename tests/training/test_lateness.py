@@ -80,6 +80,19 @@ def test_the_loop_asks_one_wave_first_and_then_what_the_measured_latency_allows(
     assert loop.lateness.figures()["learned_directly"] == loop.lateness.verdicts == 21
 
 
+def test_a_verdict_that_came_after_a_wait_ran_out_is_learned_from_all_the_same():
+    pool = Pool(lambda e: verdict(e.episode_id, 0.75), delay=2, hangs=True)
+    loop = loop_of(pool, Trainer([published(1)]), **{"feedback.late": "wait", "feedback.wait_s": 0.05})
+    loop.learn_to_judge()
+    sample = runner((4,))
+    assert deferring_turn(loop, sample(4))[1] == []
+    assert deferring_turn(loop, sample(1))[1] == []
+    ((_, late),) = deferring_turn(loop, sample(1))[1]
+    assert late.counts["direct"] == 1
+    assert late.feedback.sum() == pytest.approx(2.0 * 0.75)
+    assert loop.lateness.direct == {2: 1}
+
+
 # ------------------------------------------------------------------------------------------------ what is counted
 
 
