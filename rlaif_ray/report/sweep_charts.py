@@ -77,12 +77,12 @@ def _arm_points(axes: Axes, arm: Arm, costs: Array, outcomes: Array, style: tupl
 
 
 def _scale(axes: Axes, record: SweepRecord, unit: str) -> None:
-    """From 0; logarithmic above the cheapest where a linear axis would hide the cheap ones."""
+    """From none; logarithmic above the cheapest where a linear axis would hide the cheap ones."""
     costs = np.concatenate([arm.costs(unit) for arm in record.arms])
     costs = costs[np.isfinite(costs) & (costs > 0)]
     if len(costs) and costs.max() > 100 * costs.min():
         axes.set_xscale("symlog", linthresh=float(costs.min()))
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-0.02 * float(costs.max(initial=1.0)))  # a point at no cost is seen whole
 
 
 def _unit(record: SweepRecord, unit: str) -> str:

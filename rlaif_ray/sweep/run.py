@@ -49,17 +49,19 @@ class SweepOutcome:
 def check_sweep(place: Place) -> None:
     """All that can be known to be wrong before Ray is started or a cent is spent. Raises ConfigError, JudgeError."""
     check_extras(place.study)
-    seen: set[str] = set()
-    for config in _configs(place):
-        alike = config.model_dump_json(include={"env", "policy", "judge", "resources"}, exclude={"judge": {"seed"}})
-        if alike + str(config.asks) not in seen:
-            seen.add(alike + str(config.asks))
-            experiment.preflight(config)
-    asking = [config for config in _configs(place) if config.asks]
+    configs = _configs(place)
+    asking = [config for config in configs if config.asks]
     if any(not config.judge.local for config in asking) and place.study.budget.usd is None:
         raise ConfigError("budget.usd: got none, but the judge costs money; a sweep needs a cap over all of its trials")
     if place.study.asha or place.study.search:
-        _check_objective(place, len(asking) == len(_configs(place)))
+        _check_objective(place, len(asking) == len(configs))
+    seen: set[str] = set()
+    for config in configs:
+        parts = {"env", "policy", "judge", "resources"}
+        alike = config.model_dump_json(include=parts, exclude={"judge": {"seed"}}) + str(config.asks)
+        if alike not in seen:  # arms differ in little of what is looked at here, and a judge is asked for it
+            seen.add(alike)
+            experiment.preflight(config)
     if asking:
         _check_store(place)
 

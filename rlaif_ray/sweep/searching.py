@@ -63,6 +63,7 @@ def scheduler_of(study: Study) -> Any:
             quantile_fraction=study.pbt.quantile_fraction,
             custom_explore_fn=_Within(study.search.space),
             log_config=False,
+            synch=True,  # members that run in turn are compared at the same step
         )
     return None
 

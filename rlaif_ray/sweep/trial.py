@@ -126,7 +126,8 @@ class SweepTrial(FeedbackPPO):
         self.course = Course(self.given, self.path, self, stop=lambda: self.stopped, phase_ended=self._keep)
         self.log = RunLog(self.path, self.given)
         self.saved_at = time.monotonic()
-        self._note()
+        if not (self.path / "trial.json").exists():
+            self._note()
 
     # ------------------------------------------------------------------------------------------ one iteration
 
@@ -136,6 +137,8 @@ class SweepTrial(FeedbackPPO):
         if before is not None:
             self.ended = True
             return {"steps": before["steps"], "audit": before.get("audit", self.audit.figures()), DONE: True}
+        if not self._iterations_since_restore:
+            self._note()
         if self.fresh:
             self.take_up_labels()  # of a process that was killed before its first checkpoint
             self.fresh = False
@@ -243,7 +246,6 @@ class SweepTrial(FeedbackPPO):
         super().load_checkpoint(checkpoint_dir)
         self.audit.restore(kept["audit"])
         self.course.go_on_from(kept["facts"])
-        self._note()
 
     def _last_label(self) -> int:
         labels = self._labels_of(self.run_id)
