@@ -28,7 +28,7 @@ LEVELS: list[dict[str, set[str]]] = [
     },
     {"mixing": {"mixing"}},
     {"loop": {"loop", "tally", "deferral", "partners"}},
-    {"ppo": {"ppo", "ppo_config"}},
+    {"ppo": {"ppo", "ppo_config", "placement"}},
     {"experiment": {"experiment", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"report": {"report"}},
     {"cli": {"cli"}},
