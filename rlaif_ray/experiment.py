@@ -17,6 +17,7 @@ from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNa
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
+from rlaif_ray.placement import cluster_address, reserved
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 from rlaif_ray.types import EpisodeRenderer, EpisodeTeller
@@ -53,7 +54,7 @@ def preflight(config: Config) -> None:
         ColumnSampler(env)
         _check_network(config, env)
         env.close()
-    if config.resources.device == "cuda":
+    if config.resources.device == "cuda" and not cluster_address(config):  # a cluster is looked at when it is joined
         from rlaif_ray.ppo_config import wants_gpu
 
         wants_gpu(config)
@@ -113,8 +114,10 @@ def train(
     resume: Path | None = None,
     monitor: Monitor | None = None,
     stop: Callable[[], bool] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RunOutcome:
-    """Run to ``run.total_steps``, or until ``stop()``; go on from ``resume`` (a run's folder) where given.
+    """Run to ``run.total_steps``, or until ``stop()``; go on from ``resume`` (a run's folder) where given. A long wait
+    for room on a cluster is told to ``say``.
 
     Raises ConfigError, CheckpointError and JudgeError before anything has started, KeyboardInterrupt where ``stop()``
     says so before that.
@@ -145,6 +148,8 @@ def train(
         _go_on_unless(stop)
         stack.enter_context(ray_running(config))
         _go_on_unless(stop)
+        if cluster_address(config):
+            stack.enter_context(reserved(config, stop, say or (lambda _: None)))
         return _Run(judged, path, monitor or (lambda _: None), stop, memory, dump_config(config)).go(checkpoint)
 
 

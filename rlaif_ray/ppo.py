@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from rlaif_ray.fleet import Fleet
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
 from rlaif_ray.networks import Policy, save_policy
+from rlaif_ray.placement import current, home_node
 from rlaif_ray.policy import ActorCriticModule
 from rlaif_ray.ppo_config import FeedbackPPOConfig
+from rlaif_ray.rollout import runners_in
 from rlaif_ray.types import Fragment, Rollout
 
 __all__ = ["FeedbackPPO", "FeedbackPPOConfig"]
@@ -64,7 +66,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         threads = self.rlaif.resources.learner_threads
         if threads:
             torch.set_num_threads(threads)
-        super().setup(config)
+        places = current()
+        with runners_in(None if places is None else places.group):
+            super().setup(config)
         self._fleet = Fleet(
             self.env_runner_group, timeout_s=self.config.sample_timeout_s, overlap=self.rlaif.resources.overlap
         )
@@ -76,6 +80,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._figures: dict[str, Any] = {}
         self._clock: dict[str, float] = {}
         self._rng = np.random.default_rng([self.rlaif.run.seed, 2])
+        self._stored: Callable[[], list[Any]] = list  # verdicts of this run in the store, with their episodes
         self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
         self.loop.stopping = self.stopping
 
@@ -94,11 +99,14 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
                 f"mix.source {config.mix.source!r} are worlds registered with one (see register_env)"
             )
         renderer = drawing(dict(config.env.options))
-        pool = FeedbackPool(config, renderer=renderer, store_path=self.store_path, run_id=self.run_id)
+        home = home_node(self.config.home_node)
+        pool = FeedbackPool(config, renderer=renderer, store_path=self.store_path, run_id=self.run_id, home=home)
+        self._stored = pool.stored
         trainer = None
         if config.uses_reward_model:
             space = self.spaces[DEFAULT_MODULE_ID][0]
-            device = "cuda" if self.config.num_gpus_per_learner else "cpu"
+            # A learner elsewhere has its GPU to itself; this process must not take another that Ray may give away.
+            device = "cuda" if self.config.num_gpus_per_learner and not self.config.num_learners else "cpu"
             # Without remote runners a run is to be the same twice: labels are fitted here, in turn, not as they come.
             learns = RewardModelClient if config.resources.env_runners else LocalRewardModel
             trainer = learns(config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device)
@@ -329,13 +337,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
 
     def _stored_labels(self) -> list[Any]:
         """Every verdict of this run in the store: those that came after the checkpoint were paid for as well."""
-        if not self.rlaif.asks or not self.store_path.exists():
-            return []
-        from rlaif_ray.feedback.store import LabelStore
-
-        with LabelStore(self.store_path) as store:
-            labels = store.labels(run=self.run_id)
-            return [(store.episode_of(one), one.value) for one in labels if one.value is not None]
+        return self._stored()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)

@@ -21,6 +21,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env as register_with_ray
 from ray.tune.search.sample import Domain
@@ -30,6 +31,7 @@ from rlaif_ray.config import Config, PolicyConfig, deep_merge, validate
 from rlaif_ray.config import PPOConfig as PPOSection
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.learner import FeedbackPPOLearner
+from rlaif_ray.placement import current
 from rlaif_ray.policy import module_spec
 from rlaif_ray.rollout import ColumnarEnvRunner
 
@@ -68,6 +70,7 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
         super().__init__(algo_class=algo_class)
         self.rlaif: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         self.run_path = ""  # the run's folder; empty: Tune's trial folder
+        self.home_node = ""  # Ray's id of the node where the store's file is; empty: see placement.home_node
         self.env_id = ""  # the world as the user named it
         self.env_is_callable = False  # or made it
         self.env_runner_cls = ColumnarEnvRunner
@@ -167,6 +170,12 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return module_spec(PolicyConfig.model_validate(self.rlaif["policy"]))
 
+    def build_learner_group(self, *, placement_group: Any = None, **kwargs: Any) -> LearnerGroup:
+        """As RLlib's, in the places reserved on a cluster where there are any."""
+        places = current()
+        group = placement_group or (None if places is None else places.group)
+        return super().build_learner_group(placement_group=group, **kwargs)
+
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         policy = PolicyConfig.model_validate(self.rlaif["policy"]).model_dump(mode="json")
@@ -236,7 +245,11 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
             num_cpus_per_env_runner=1,
         )
         self.training(**_training_arguments(config.ppo, config.run.total_steps))
-        self.learners(num_learners=0, num_gpus_per_learner=int(wants_gpu(config)))
+        places = current()
+        if places is None:
+            self.learners(num_learners=0, num_gpus_per_learner=int(wants_gpu(config)))
+        else:  # on a cluster a GPU is where Ray has reserved one, perhaps on another node
+            self.learners(num_learners=int(places.gpu), num_gpus_per_learner=int(places.gpu))
         self.debugging(seed=config.run.seed)
         return self
 

@@ -7,16 +7,19 @@ that is told ``num_envs``. Connectors, observation filters and callbacks on sing
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.algorithms import algorithm
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     EPISODE_LEN_MEAN,
@@ -33,6 +36,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.tune.registry import ENV_CREATOR, _global_registry
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlaif_ray.columns import ColumnSampler, run_episodes
 from rlaif_ray.config import PolicyConfig
@@ -41,7 +45,7 @@ from rlaif_ray.networks import spec_for
 from rlaif_ray.policy import ModuleActor
 from rlaif_ray.types import Rollout
 
-__all__ = ["ColumnarEnvRunner"]
+__all__ = ["ColumnarEnvRunner", "runners_in"]
 
 
 class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
@@ -223,6 +227,31 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         if episodes:
             log(EPISODE_LEN_MEAN, float(np.mean(np.concatenate([r.episodes.lengths for r in rollouts]))), window=1)
             log(EPISODE_RETURN_MEAN, float(np.concatenate([r.episodes.task_return for r in rollouts]).mean()), window=1)
+
+
+class _PlacedRunners(EnvRunnerGroup):  # type: ignore[misc]
+    """Remote runners in a placement group; what evaluates is not among them."""
+
+    group: Any = None
+
+    def add_workers(self, num_workers: int, validate: bool = False) -> None:
+        if self.group is not None and not self._remote_config.in_evaluation:
+            self._remote_args["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group)
+        super().add_workers(num_workers, validate)
+
+
+@contextlib.contextmanager
+def runners_in(group: Any) -> Iterator[None]:
+    """RLlib algorithms that are built inside have their runners in a placement group; None: where Ray puts them.
+
+    RLlib can place its runners inside Tune's trials only; elsewhere Ray fills one node before it takes the next.
+    """
+    ordinary = algorithm.EnvRunnerGroup
+    algorithm.EnvRunnerGroup = type("PlacedRunners", (_PlacedRunners,), {"group": group})
+    try:
+        yield
+    finally:
+        algorithm.EnvRunnerGroup = ordinary
 
 
 def _restarted() -> bool:

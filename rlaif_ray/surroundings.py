@@ -12,6 +12,7 @@ from pathlib import Path
 from rlaif_ray import envs
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.placement import cluster_address
 
 __all__ = ["judge_served", "judge_serving", "quiet", "ray_running"]
 
@@ -55,17 +56,22 @@ def judge_served(config: Config) -> Iterator[Config]:
 
 @contextlib.contextmanager
 def ray_running(config: Config) -> Iterator[None]:
-    """A Ray of our own on this machine, or the cluster at ``resources.address``; one already joined is left alone."""
+    """A Ray of our own on this machine, or the cluster that is asked for; one already joined is left alone.
+
+    Raises ConfigError where the cluster can't be joined.
+    """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    if config.resources.address:
-        ray.init(address=config.resources.address, log_to_driver=False, configure_logging=False)
+    address = cluster_address(config)
+    if address:
+        _join(address)
     else:
         with _kept_back(config.judge.api_key_env):
             ray.init(
+                address="local",  # also beside a cluster that was started on this machine
                 num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
                 object_store_memory=config.resources.object_store_mb * 2**20,
                 include_dashboard=False,
@@ -76,6 +82,31 @@ def ray_running(config: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise ConfigError(f"resources.address: got {address!r}, which can't be joined: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What to do about it, from an error of Ray's and its causes."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    whole = " ".join(map(str, chain))
+    if "AuthenticationError" in whole or "token" in whole.lower():
+        return (
+            "the cluster wants its token; set RAY_AUTH_MODE=token and, where it isn't in ~/.ray/auth_token, "
+            "RAY_AUTH_TOKEN_PATH"
+        )
+    if "ersion mismatch" in whole:
+        return " ".join(whole[whole.index("ersion mismatch") - 1 :].split())[:300]
+    return "no Ray answers; on a node of a running cluster it is 'auto', elsewhere submit the run (`ray job submit`)"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # also where a cluster was started on this machine
         num_cpus=4,
         include_dashboard=False,
         object_store_memory=150_000_000,

@@ -28,7 +28,7 @@ LEVELS: list[dict[str, set[str]]] = [
     },
     {"mixing": {"mixing"}},
     {"loop": {"loop", "tally", "lateness", "deferral", "partners"}},
-    {"ppo": {"ppo", "ppo_config", "fleet", "learner"}},
+    {"ppo": {"ppo", "ppo_config", "fleet", "learner", "placement"}},
     {"experiment": {"experiment", "course", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"sweep": {"sweep"}},
     {"report": {"report"}},

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from rlaif_ray.cli.episodes import PolicyEpisodes, RandomEpisodes, StoredEpisodes
 from rlaif_ray.cli.figures import find_checkpoint
-from rlaif_ray.cli.judge import served
 from rlaif_ray.cli.label_view import LabelView
 from rlaif_ray.cli.options import Label
 from rlaif_ray.cli.output import only_json, print_json
@@ -34,6 +33,7 @@ from rlaif_ray.feedback.offline import Ended, Tally, label_now, sample_ahead
 from rlaif_ray.feedback.prices import batch_price, price_of
 from rlaif_ray.feedback.question import Questionnaire, words_of
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.surroundings import judge_served
 from rlaif_ray.types import Verdict
 
 __all__ = ["label"]
@@ -155,7 +155,7 @@ def _labelled(plan: _Plan, command: Label, console: Console) -> tuple[Ended, dic
     stop = StopSwitch("Stopping: nothing new is asked, what is under way is waited for. Ctrl-C again: at once.")
     if command.batch:
         stop = StopSwitch("Stopping: what is out stays out, the same command takes it in. Ctrl-C again: at once.")
-    with served(config) as ready:
+    with judge_served(config) as ready:
         if config.judge.kind == "chat":
             ping(ready)
         _keep_config(plan)

@@ -80,7 +80,7 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
             stop.hold()
             view.update(row)
 
-        outcome = experiment.train(config, resume=resume, monitor=monitor, stop=stop)
+        outcome = experiment.train(config, resume=resume, monitor=monitor, stop=stop, say=view.say)
     return outcome.path, outcome.summary, outcome.exit_code
 
 

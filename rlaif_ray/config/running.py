@@ -67,4 +67,14 @@ class ResourcesConfig(Section):
     object_store_mb: PositiveInt = 512
     """Ray's object store, where this command starts Ray itself."""
     address: str = ""
-    """Ray cluster to join ("auto"); empty: Ray is started on this machine."""
+    """Ray cluster to join: `auto` on one of its nodes, or host:port; empty: $RAY_ADDRESS, which a submitted job has, or
+    else Ray is started on this machine."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_joined_from_inside(cls, address: str) -> str:
+        if address not in ("", "auto") and not re.fullmatch(r"[^\s/]+:\d+", address):
+            raise ValueError(
+                "must be 'auto' or host:port of the head node; from outside a cluster submit the run (`ray job submit`)"
+            )
+        return address

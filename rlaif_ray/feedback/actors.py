@@ -7,11 +7,14 @@ imports a deep-learning library: a questioner's process stays small.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import pickle
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -66,9 +69,9 @@ class StoreHandle:
     trial, an earlier driver): then the next to need it makes it anew. Calls may be repeated: the store knows them.
     """
 
-    def __init__(self, path: Path, *, detached: bool = False) -> None:
+    def __init__(self, path: Path, *, detached: bool = False, node: str = "") -> None:
         self._path, self._detached = Path(path), detached
-        self._node: str = ray.get_runtime_context().get_node_id()  # where the file is
+        self.node: str = node or ray.get_runtime_context().get_node_id()  # where the file is
         self._found: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,8 +80,18 @@ class StoreHandle:
     @property
     def actor(self) -> Any:
         if self._found is None:
-            self._found = store_actor(self._path, detached=self._detached, node=self._node)
+            self._found = store_actor(self._path, detached=self._detached, node=self.node)
         return self._found
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Any]:
+        """The store for some calls in turn: its file where it is on this node, which tells best what is wrong with it,
+        else its actor. Raises StoreError."""
+        if self.node == ray.get_runtime_context().get_node_id():
+            with LabelStore(self._path) as store:
+                yield store
+        else:
+            yield _Calls(self)
 
     def call(self, method: str, *args: Any) -> Any:
         """One call, waited for. Raises StoreError, its own or that nobody answers."""
@@ -109,6 +122,16 @@ class StoreHandle:
         cause = getattr(error, "cause", None)
         if time.monotonic() > deadline or isinstance(cause, RlaifError):
             raise StoreError(f"the label store's process doesn't answer: {type(error).__name__}") from None
+
+
+class _Calls:
+    """``handle.call`` under the methods' own names."""
+
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
+
+    def __getattr__(self, method: str) -> Any:
+        return partial(self._handle.call, method)
 
 
 def _cause(error: RayTaskError) -> BaseException:
@@ -225,5 +248,10 @@ def store_actor(path: Path, *, detached: bool = False, node: str = "") -> Any:
 
 
 def questioner_actor(config: Config, renderer: EpisodeRenderer, store: StoreHandle, run_id: str, backlog: int) -> Any:
-    """One questioner; up to ``backlog`` calls may be under way in it, those beyond its concurrency waiting."""
-    return ray.remote(num_cpus=0)(Questioner).options(max_concurrency=backlog).remote(config, renderer, store, run_id)
+    """One questioner; up to ``backlog`` calls may be under way in it, those beyond its concurrency waiting.
+
+    A judge on loopback answers on the store's node only; any other is asked from whichever node has least to do.
+    """
+    there = NodeAffinitySchedulingStrategy(store.node, soft=False) if config.judge.local else "SPREAD"
+    actor = ray.remote(num_cpus=0)(Questioner).options(max_concurrency=backlog, scheduling_strategy=there)
+    return actor.remote(config, renderer, store, run_id)

@@ -31,7 +31,6 @@ from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.judge import judge_from, key_for
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Episode, EpisodeRenderer, Label
 
 __all__ = ["FeedbackPool", "PoolStats"]
@@ -85,7 +84,8 @@ class _Question:
 class FeedbackPool:
     """Asks about episodes in the background.
 
-    ``store_path`` may be shared with other runs; ``detached_store`` keeps its actor alive for the next driver.
+    ``store_path`` may be shared with other runs; ``detached_store`` keeps its actor alive for the next driver; ``home``
+    is the node that the path belongs to (Ray's id; empty: this one).
 
     Raises ConfigError, MissingKeyError: the judge can't be asked as configured. StoreError: the store can't be opened.
     """
@@ -98,6 +98,7 @@ class FeedbackPool:
         store_path: Path,
         run_id: str,
         detached_store: bool = False,
+        home: str = "",
     ) -> None:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._caps = Caps.of(config.budget)
@@ -105,12 +106,12 @@ class FeedbackPool:
         # A run that is replayed asks nobody. Mistakes are told here, not in a worker's log.
         self._key = SecretStr("unused") if config.judge.replay == "only" else key_for(config.judge)
         judge_from(config.judge, self._key)
-        with LabelStore(store_path) as store:
+        self._store = StoreHandle(Path(store_path), detached=detached_store, node=home)
+        with self._store.opened() as store:
             store.open_run(run_id, self._caps)
             known = store.labels(run_id)
         self._seen = known[-1].label_id if known else 0  # labels up to here were delivered to an earlier driver
         self._delivered: set[int] = set()
-        self._store = StoreHandle(Path(store_path), detached=detached_store)
         self._workers = [self._hire() for _ in range(config.feedback.pool_actors)]
         self._pending: dict[Any, _Question] = {}
         self._arrived: list[Label] = []
@@ -165,6 +166,12 @@ class FeedbackPool:
         while self._pending and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
         return self._hand_out()
+
+    def stored(self) -> list[tuple[Episode, float]]:
+        """Every verdict of this run in the store with its episode, oldest first. Raises StoreError."""
+        with self._store.opened() as store:
+            labels = [(one, one.value) for one in store.labels(self._run_id)]
+            return [(store.episode_of(one), value) for one, value in labels if value is not None]
 
     @property
     def in_flight(self) -> int:
