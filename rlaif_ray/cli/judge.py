@@ -90,11 +90,14 @@ def _told(found: JudgeCheck, config: Config) -> list[str]:
     ]
     for probe in found.probes:
         lines += _told_probe(probe)
+    chats = config.judge.kind in ("builtin", "chat")  # the others are asked in one form alone
+    schema = f"takes the schema      {_yes(found.takes_schema)}{'' if found.takes_schema else ' (asked for otherwise)'}"
+    parameters = f"takes the parameters  {_yes(found.takes_parameters)} (what it doesn't take is left out)"
     lines += [
         "",
-        f"takes the schema      {_yes(found.takes_schema)}{'' if found.takes_schema else ' (asked for otherwise)'}",
+        *([schema] if chats else []),
         f"takes the pictures    {_yes(found.takes_images)}, {max(p.images for p in found.probes)} in one question",
-        f"takes the parameters  {_yes(found.takes_parameters)} (what it doesn't take is left out)",
+        *([parameters] if chats else []),
         *(f"  it said: {note}" for note in found.notes),
         f"labels a minute       {found.labels_per_minute:,.0f}, held down by {found.limited_by}",
     ]

@@ -50,7 +50,7 @@ CONTENT_FREE = ("N/A", "...", "[no report]")
 OTHER_BEGINNING = "That was"
 OTHER_WORDINGS = ("event", "event-sock")
 # Asked about the first so many alone: long, and the control of what tells nothing; a look beside the main question.
-FEWER, FEWER_EPISODES = ("coordinates-sock",), 200
+FEWER, FEWER_EPISODES, OTHER_EPISODES = ("coordinates-sock",), 200, 100
 
 
 class Partly:
@@ -121,7 +121,7 @@ async def ask(asking: Asking, episodes: Sequence[Episode]) -> dict[str, Any]:
         print(
             f"{time.strftime('%H:%M:%S')}  {first + BLOCK} episodes, {asking.store.stats().labels} answers", flush=True
         )
-    few = episodes[:FEWER_EPISODES]
+    few = episodes[:OTHER_EPISODES]
     return {
         "prompt": found,
         "other": {wording: await asking.about(few, wording, other) for wording in OTHER_WORDINGS},

@@ -26,6 +26,7 @@ BINS = 10
 FEW = 50  # labels that a calibration is fitted to
 DRAWS = 20  # of those few
 SEEDS = (0, 1, 2)  # of the reward model
+STEEP = 100.0  # slope that makes a verdict of every difference: the hardest for a gate that is to stay shut
 # Words for doing harm, and what it leaves. Whoever wrote this list had written the captions: it shows what a list can
 # do that knows its world.
 KEYWORDS = re.compile(
@@ -200,6 +201,7 @@ def study(
         chances = {
             "none": sigmoid(both), "content-free": sigmoid(both - mean_free),
             "median": sigmoid(both - np.median(both)), "Platt": sigmoid(slope * both + shift),
+            "median, steep": sigmoid(STEEP * (both - np.median(both))),
         }  # fmt: skip
         result["gate"][wording] = {name: gate(chance, some, hurt, fresh) for name, chance in chances.items()}
         result["gate"][wording]["Platt"] |= {"slope": slope, "shift": shift}
@@ -230,6 +232,8 @@ def tables(result: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for wording, by_orders in result["calibration"].items():
+        if wording.endswith("-sock"):
+            continue
         for name in by_orders["both orders"]:
             cells = [by_orders[o][name] for o in ("one order", "both orders")]
             shown = " | ".join(f"{100 * one['balanced']:.1f} %, {one['ece']:.3f}" for one in cells)

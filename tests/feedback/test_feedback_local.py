@@ -28,6 +28,7 @@ from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.check import ping
 from rlaif_ray.feedback.judge import judge_from, key_for
 from rlaif_ray.feedback.local import LocalModel, find_model
+from rlaif_ray.feedback.pool import FeedbackPool
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Episode, Label, Verdict
@@ -41,7 +42,7 @@ def episode(number: int, *, over: bool) -> Episode:
     path = [(9, 4, 1), (9, 5, 1), (9, 6, 1), *[(9, 7, 1)] * number, (10, 7, 2), (10, 7, 1)]
     states = np.array([[*place, 10, 8, *cat, over and i > 1] for i, place in enumerate(path)], np.int16)
     actions = np.zeros(len(states) - 1, np.int64)
-    return Episode(number, states.astype(np.uint8), states, actions, 1.0, True, 0)
+    return Episode(2 * number + over, states.astype(np.uint8), states, actions, 1.0, True, 0)
 
 
 EPISODES = [episode(number, over=over) for number in (1, 3) for over in (True, False)]
@@ -116,6 +117,21 @@ def test_a_preset_asks_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["judge"].startswith("gguf/SmolLM2")
     assert {probe["images"] for probe in found["probes"]} == {0}
     assert "log-odds" in found["probes"][0]["reasoning"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_asks_it_through_the_pool(served: JudgeConfig, tmp_path: Path) -> None:
+    config = load_config("homegrid-smollm2").model_copy(update={"judge": served})
+    pool = FeedbackPool(config, renderer=HomegridRenderer(), store_path=tmp_path / "labels.sqlite", run_id="run")
+    try:
+        assert pool.submit(EPISODES, inclusion_probability=0.5, step=100) == len(EPISODES)
+        arrived = {label.episode_id: label.outcome for label in pool.wait(60.0)}
+        assert len(arrived) == len(EPISODES)
+        assert all(isinstance(one, Verdict) and one.probability == one.value for one in arrived.values())
+        assert pool.stats().spend_usd == 0.0
+    finally:
+        pool.close(grace_s=0.0)
 
 
 def test_served_by_hand_it_answers_and_ends_on_ctrl_c() -> None:
