@@ -258,10 +258,13 @@ def _told(summary: dict[str, Any]) -> list[str]:
         "in_flight": "A batch is out. The same command takes it in; --batch --cancel calls it off.",
         "cancelled": "The batches were called off; what was answered is kept. Without --cancel the command goes on.",
     }
+    end = ends[summary["status"]]
+    if summary["status"] == "done" and summary["unasked"]:
+        end = "The rest is being asked about elsewhere: the same command goes on when that has been answered."
     verdicts, good = summary["verdicts"], summary["good"]
     share = f", {good / verdicts:.1%} of them good" if verdicts else ""
     return [
-        f"{ends[summary['status']]} {verdicts:,} verdicts{share}; {summary['abstained']:,} abstained, "
+        f"{end} {verdicts:,} verdicts{share}; {summary['abstained']:,} abstained, "
         f"{summary['unasked']:,} without an answer; USD {summary['spend_usd']:,.4f}.",
         f"In {summary['store']}: rlaif-ray labels stats|export|show {summary['folder']}",
     ]

@@ -82,7 +82,7 @@ def told(progress: Progress, cap_usd: float | None) -> str:
     parts.append(f"USD {progress.spend_usd:,.4f}{cap}, {progress.reserved_usd:,.4f} reserved")
     if progress.in_batches:
         parts.append(f"{count(progress.in_batches)} in batches, {count(progress.answered_there)} answered there")
-    elif progress.labelled and progress.elapsed_s > 0.0:
+    elif progress.labelled and progress.elapsed_s > 0.0 and not progress.doing:
         rate = progress.labelled / progress.elapsed_s
         parts.append(f"{60.0 * rate:,.0f} a minute, {clock_time((progress.wanted - done) / rate)} left")
     if progress.doing:

@@ -14,6 +14,7 @@ counts the worst case of all of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import tempfile
@@ -235,7 +236,7 @@ class Batcher:
             return
         except JudgeError as error:  # known not to be begun
             self._book.close(batch, str(error))
-            await self._wire.delete(file_id)
+            await self._tidy(file_id)
             raise
         self._sent(batch, remote_id)
 
@@ -298,9 +299,16 @@ class Batcher:
             pause_s = min(MOST_LOOK_S, _LOOK_GROWS * pause_s)
             self._book.note(batch, "sent")  # a sign of life
         await self._intake.take_in(batch, remote)
+        await self._tidy(batch.file_id)
         self._tally.in_batches, self._tally.answered_there = self._data.in_batches(self._tally.wanted), 0
         self._tally.say("", now=True)
         return True
+
+    async def _tidy(self, file_id: str | None) -> None:
+        """Take our file of requests away from the server, where that works: up to 200 MB that nobody needs again."""
+        with contextlib.suppress(AttemptFailed, JudgeError):
+            if file_id is not None:
+                await self._wire.delete(file_id)
 
     def _gone(self, batch: OpenBatch) -> None:
         if self._config.kind == "builtin":  # it went with its server, which went with the command that started it

@@ -71,6 +71,7 @@ class Intake:
     async def take_in(self, batch: OpenBatch, remote: RemoteBatch) -> None:
         """Store what was answered and settle all of it."""
         left, lost, spoken = self.book.lines(batch), False, self.judge.dialect
+        self.tally.say(f"taking in batch {remote.remote_id}, {remote.status}", now=True)
         for file_id in remote.files:
             with tempfile.SpooledTemporaryFile(ON_DISK_FROM) as file:
                 try:

@@ -116,6 +116,7 @@ def sample_ahead(data: DataSet, source: Source, wanted: int, tally: Tally, stop:
             break
         data.add(fresh)
         stored += len(fresh)
+    tally.doing = ""
     return min(stored, wanted)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -142,6 +143,11 @@ def test_a_batch_is_answered_at_its_price(serve: Callable[..., str], store: Labe
     assert (labelling.spent.labels, labelling.spent.tokens) == (12, served["tokens"])
     assert labelling.told[-1].labelled == 12
     conserved(labelling, url)
+    with urllib.request.urlopen(f"{url}/batches", timeout=10) as reply:
+        (shown,) = json.loads(reply.read())["data"]
+    assert (shown["status"], shown["request_counts"]["completed"]) == ("completed", 12)
+    with pytest.raises(urllib.error.HTTPError, match="404"):  # our file is taken away again
+        urllib.request.urlopen(f"{url}/files/{shown['input_file_id']}", timeout=10)
     assert Labelling(store, labelling.config).run() == "done"  # and once more: nothing is left to be asked
     assert health(url)["answered"] == 12
 
