@@ -19,6 +19,7 @@ from rlaif_ray.types import Abstention, Verdict, episode_key
 
 # Written by version 1: two runs; an approval, a rejection, a refusal, a replay, one attempt written off, one open.
 V1 = Path(__file__).parent / "stores" / "v1.sqlite"
+V1_PROMPT = V1.with_name("v1-homegrid-align.txt")  # the words it asked with
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_an_old_store_goes_on_being_used(old: Path) -> None:
         ticket = store.reserve(record_of(asked_about(6, judge)), Amount(0.1, 1, 10), Caps(), owner_id())
         store.write_off(ticket)
         assert store.account(Caps()).spent.usd >= 0.32 - 1e-9
-        again = store.claim(record_of(asked_about(2, judge)), owner_id())
+        again = store.claim(record_of(asked_about(2, judge, prompt=str(V1_PROMPT))), owner_id())
         assert not isinstance(again, str)
         assert again.replayed
     with sqlite3.connect(old) as db:
