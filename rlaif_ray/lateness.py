@@ -70,7 +70,8 @@ class Lateness:
 
     def learned(self, origin: Array, waited: int = 0) -> None:
         """Episodes of these provenances were learned from, so many iterations after they ended."""
-        self.direct[waited] += int((origin == DIRECT).sum())
+        if episodes := int((origin == DIRECT).sum()):
+            self.direct[waited] += episodes
 
     def figures(self) -> dict[str, Any]:
         """For a summary; staleness in iterations (whole distribution: ``iterations``), None where there is none."""
@@ -86,7 +87,7 @@ class Lateness:
             "staleness_median": at(0.5),
             "staleness_p95": at(0.95),
             "staleness_max": at(1.0),
-            "iterations": {str(age): count for age, count in sorted((+self.direct).items())},
+            "iterations": {str(age): count for age, count in sorted(self.direct.items())},
             "past_deadline": self.missed,
             "dropped_steps": self.dropped_steps,
         }

@@ -129,7 +129,7 @@ def test_episodes_kept_back_count_when_they_are_learned_from():
         ended += len(rollout.episodes)
         deferring_turn(loop, rollout)
     answered = loop.lateness
-    assert set(+answered.direct) == {2}
+    assert set(answered.direct) == {2}
     assert answered.missed + answered.direct[2] + len(loop._held) == ended
     assert answered.missed > 0
     again = loop_of(Pool(), Trainer())
