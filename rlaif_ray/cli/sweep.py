@@ -11,7 +11,8 @@ from rich.console import Console
 from rlaif_ray.cli.options import Sweep
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.train import StopSwitch
-from rlaif_ray.config.sweeping import Study, SweepBudget, read_study
+from rlaif_ray.config import deep_merge
+from rlaif_ray.config.sweeping import Study, SweepBudget, read_study, study_from
 from rlaif_ray.errors import ConfigError, nearest
 from rlaif_ray.sweep.place import Place, is_sweep
 
@@ -58,13 +59,10 @@ def _place(command: Sweep) -> Place:
 
 def _with_caps(study: Study, given: Mapping[str, Any]) -> Study:
     """--run.name names the sweep; --budget.usd and the like cap all of it."""
-    name = str(given.get("run.name", study.name))
-    caps = {key.partition(".")[2]: given[key] for key in CAPS if key in given}
-    try:
-        budget = SweepBudget.model_validate(study.budget.model_dump() | caps)
-        return Study.model_validate(study.model_dump() | {"name": name, "budget": budget})
-    except ValueError as error:
-        raise ConfigError(f"sweep: {' '.join(str(error).split())}") from None
+    changes: dict[str, Any] = {"budget": {key.partition(".")[2]: given[key] for key in CAPS if key in given}}
+    if "run.name" in given:
+        changes["name"] = str(given["run.name"])
+    return study_from(deep_merge(study.model_dump(mode="json"), changes))
 
 
 def _say_what_comes(place: Place, console: Console) -> None:

@@ -23,10 +23,11 @@ from rlaif_ray.config.sweeping import Study, dump_study, read_study
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.sweep.plan import Cell, cells_of, config_of
 
-__all__ = ["JUDGES", "PLAN", "Place", "is_sweep"]
+__all__ = ["PLAN", "TUNE", "Place", "is_sweep"]
 
 PLAN = "plan.json"
 JUDGES = "judges.json"
+TUNE = "tune"  # folder of Tune's own state
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
-from rlaif_ray.sweep.place import Place, is_sweep
+from rlaif_ray.sweep.keeping import mend
+from rlaif_ray.sweep.place import TUNE, Place, is_sweep
 from rlaif_ray.sweep.searching import check_extras, loggers_of, param_space, scheduler_of, searcher_of
 from rlaif_ray.sweep.watching import Seen, Watch, looking_on
 
 __all__ = ["SweepOutcome", "check_sweep", "sweep"]
 
-TUNE = "tune"  # folder of Tune's own state
 LOG = "log.txt"
 # Ctrl-C is heard by the command, which stops Tune cleanly; trials write their files themselves; the live view has the
 # terminal.
@@ -108,12 +108,35 @@ def sweep(
         stack.enter_context(quiet(place.folder / LOG))
         stack.enter_context(_judges(place))
         stack.enter_context(ray_running(_greediest(place)))
+        _check_room(place)
         stack.enter_context(_store(place))
         if not resume:
             place.write()
-        stack.enter_context(looking_on(place, monitor or (lambda _: None), stop))
+        states = _States(monitor or (lambda _: None))
+        stack.enter_context(looking_on(place, states, stop))
         failures = _tune(place)
+        if stop():
+            states.interrupted(place)
         return _outcome(place, failures, stopped=stop(), peak_gb=memory.peak_gb())
+
+
+class _States:
+    """Passes on what is seen, and remembers where each trial stands."""
+
+    def __init__(self, monitor: Callable[[Seen], None]) -> None:
+        self._monitor, self._of = monitor, dict[str, str]()
+
+    def __call__(self, seen: Seen) -> None:
+        self._of[seen.trial] = seen.state
+        self._monitor(seen)
+
+    def interrupted(self, place: Place) -> None:
+        """Trials that Tune has stopped because it was: to themselves that looks like a schedule's early end."""
+        for name in (name for name, state in self._of.items() if state == "running"):
+            file = place.path_of(name) / "summary.json"
+            summary = _read(file)
+            if summary.get("status") == "stopped":
+                file.write_text(json.dumps(summary | {"status": "interrupted"}, indent=1) + "\n")
 
 
 def _make_folder(place: Place) -> None:
@@ -135,12 +158,29 @@ def _greediest(place: Place) -> Config:
     return max(_configs(place), key=lambda config: config.resources.env_runners)
 
 
+def _check_room(place: Place) -> None:
+    """Tune would wait for ever for what the cluster will never have. Raises ConfigError."""
+    import ray
+
+    need, have = _greediest(place).resources.env_runners + 1, ray.cluster_resources().get("CPU", 0.0)
+    if have < need:
+        raise ConfigError(
+            f"resources.env_runners: got {need - 1}, so that a trial takes {need} cores, but the cluster has {have:g}; "
+            "allowed are fewer runners, or ask for more nodes"
+        )
+
+
 @contextlib.contextmanager
 def _judges(place: Place) -> Iterator[None]:
     """One built-in judge for each profile, for all trials: its rate limits are theirs together."""
     urls: dict[str, str] = {}
+    configs = _configs(place)
+    searched = (place.study.search.space if place.study.search else {}).get("judge.profile", {}).get("choice", [])
+    for profile in searched:  # a searcher may choose any
+        judge = place.base.judge.model_copy(update={"profile": profile})
+        configs.append(place.base.model_copy(update={"judge": judge}))
     with contextlib.ExitStack() as stack:
-        for config in _configs(place):
+        for config in configs:
             if config.asks and config.judge.kind == "builtin" and config.judge.profile not in urls:
                 served = stack.enter_context(judge_serving(config))
                 urls[config.judge.profile] = served.judge.base_url
@@ -202,16 +242,16 @@ def _restored(place: Place, trainable: Any) -> Any:
     """The sweep as Tune left it; None where it was ended before Tune had written anything down."""
     from ray import tune
 
-    path = str(place.folder / TUNE)
-    if not tune.Tuner.can_restore(path) or not list((place.folder / TUNE).glob("experiment_state-*.json")):
+    path = place.folder / TUNE
+    if not tune.Tuner.can_restore(str(path)) or not mend(path):
         return None
-    return tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True)
+    return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, resume_errored=True)
 
 
 def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: float) -> SweepOutcome:
-    counts = Counter(_status(place, path) for path in sorted((place.folder / "trials").iterdir()))
+    counts = Counter(_read(path / "summary.json").get("status") for path in (place.folder / "trials").iterdir())
     planned = len(place.cells) or sum(counts.values())
-    states = ("done", "no_feedback_learned", "stopped", "failed")
+    states = ("done", "no_feedback_learned", "stopped", "interrupted", "failed")
     summary = {
         "status": "interrupted" if stopped else ("failed" if failures else "done"),
         "name": place.folder.name,
@@ -227,11 +267,13 @@ def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: f
     return SweepOutcome(place.folder, summary, 1 if failures and not stopped else 0)
 
 
-def _status(place: Place, trial: Path) -> str:
+def _read(summary: Path) -> dict[str, Any]:
+    """{} where it isn't there or is torn."""
     try:
-        return str(json.loads((trial / "summary.json").read_text())["status"])
-    except (OSError, ValueError, KeyError):
-        return "running"
+        read = json.loads(summary.read_text())
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def _money(place: Place) -> dict[str, Any]:

@@ -27,6 +27,8 @@ __all__ = ["Audit", "SweepTrial", "cell_of"]
 COURSE = "course.json"
 AUDIT_VERDICTS = 50  # newest verdicts that a trial's approval is the mean of: +- 7 points at one half
 AUDIT_ITERATIONS = 10  # over which the task return is averaged
+# RLlib's own accounts, some hundred figures a row: Tune keeps statistics of each figure of each trial in its state.
+_LEFT_OUT = ("config", "env_runners", "env_runner_group", "fault_tolerance", "timers")
 FINISHED = ("done", "no_feedback_learned")
 
 
@@ -152,6 +154,7 @@ class SweepTrial(FeedbackPPO):
             self.ended = True
             self.course.write(self._summary("failed"))
             raise
+        row = {key: value for key, value in row.items() if key not in _LEFT_OUT}
         row["wall_s"] = self.course.wall_s()
         if time.monotonic() - self.saved_at > self.given.run.checkpoint_every_s:
             row[SHOULD_CHECKPOINT] = True
@@ -161,8 +164,12 @@ class SweepTrial(FeedbackPPO):
         """Into the trial's own files, from its own process: nothing is lost when the sweep's is killed."""
         super().log_result(result)
         if "phase" in result:  # not of a trial that was finished before
-            # RLlib's whole config in every row would be most of the file; it stands beside it.
-            self.log.write(plain({k: v for k, v in result.items() if k not in ("summary", "config")}))
+            self.log.write(plain({key: value for key, value in result.items() if key != "summary"}))
+
+    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without the whole config in every row: it stands in the trial's folder."""
+        filled = super().get_auto_filled_metrics(*args, **kwargs)
+        return {key: value for key, value in filled.items() if key != "config"}
 
     def _finished_before(self) -> dict[str, Any] | None:
         """The summary of a trial that ended just before the sweep was killed: it stays finished."""
@@ -274,8 +281,10 @@ class SweepTrial(FeedbackPPO):
 
     def cleanup(self) -> None:
         """Also where Tune ends the trial before its time: what it has come to is on record."""
-        if hasattr(self, "course"):
-            if not self.ended:
-                self.course.write(self._summary("stopped"))
-            self.log.close()
-        super().cleanup()
+        try:
+            if hasattr(self, "course"):
+                self.log.close()
+                if not self.ended:
+                    self.course.write(self._summary("stopped"))
+        finally:
+            super().cleanup()

@@ -14,7 +14,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.result import SHOULD_CHECKPOINT
 
-from rlaif_ray.sweep.place import Place
+from rlaif_ray.sweep.keeping import StateKeeper
+from rlaif_ray.sweep.place import TUNE, Place
 from rlaif_ray.sweep.trial import cell_of
 
 __all__ = ["Seen", "Watch", "looking_on"]
@@ -64,11 +65,16 @@ class Watch(Callback):  # type: ignore[misc]
         self._asked_at: float | None = None
         self._saved: set[str] = set()
         self._told = False
+        self._keeper = StateKeeper(Path(folder) / TUNE)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_asked_at": None, "_saved": set(), "_told": False}
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(Path(state["folder"]))  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._keeper.look()
         onlooker = _ONLOOKERS.get(self.folder)
         if onlooker is None or self._told or not onlooker.stop():
             return
@@ -93,7 +99,9 @@ class Watch(Callback):  # type: ignore[misc]
             self._saved.add(trial.trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._pass_on(trial, "done" if trial.last_result.get("done") else "stopped", trial.last_result)
+        row = trial.last_result
+        early = row.get("steps", 0) < row.get("total_steps", 0)  # a schedule's end; `done` is set for both
+        self._pass_on(trial, "stopped" if early else "done", row)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._pass_on(trial, "failed", {})
