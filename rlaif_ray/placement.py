@@ -9,22 +9,37 @@ command runs.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 
-__all__ = ["Cluster", "Node", "Reservation", "check_room", "cluster_address", "current", "home_node", "reserved"]
+__all__ = [
+    "Cluster",
+    "Node",
+    "Reservation",
+    "check_room",
+    "cluster_address",
+    "current",
+    "growth",
+    "home_node",
+    "reserved",
+]
 
 WAIT_S = 900.0  # a cloud's node takes some minutes to come, and a GPU node's image some more
 QUIET_S = 5.0  # a wait longer than this is told
 LOOK_S = 0.5
 HEAD = "node:__internal_head__"
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # JSON in fact; Tune too knows a cluster of `ray up` by it
+KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
 RUNNER, LEARNER = {"CPU": 1.0}, {"GPU": 1.0}  # the place of each; a learner without a GPU is the command's own process
 
 
@@ -38,7 +53,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has, and what it may come to have where an autoscaler adds nodes (0: nobody does)."""
+    """What a cluster has, and what it may come to have where an autoscaler adds nodes.
+
+    The latter is 0 where nobody adds nodes, infinite where how many is not known here.
+    """
 
     nodes: tuple[Node, ...]
     free_gpus: float = 0.0
@@ -49,32 +67,55 @@ class Cluster:
     def joined(cls) -> Cluster:
         """The one this process has joined."""
         import ray
-        from ray._private.state import state  # no public name; Ray's own libraries ask here how far a cluster can grow
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        most = state.get_max_resources_from_cluster_config() or {}
+        most_cpus, most_gpus = growth(BOOTSTRAP.expanduser(), os.environ)
         return cls(
             tuple(Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in alive),
             free_gpus=ray.available_resources().get("GPU", 0.0),
-            most_cpus=most.get("CPU", 0.0),
-            most_gpus=most.get("GPU", 0.0),
+            most_cpus=most_cpus,
+            most_gpus=most_gpus,
         )
 
     @property
-    def places(self) -> int:
+    def places(self) -> float:
         """Runners, of one CPU each, that it can hold."""
-        return max(sum(int(node.cpus) for node in self.nodes), int(self.most_cpus))
+        return max(sum(int(node.cpus) for node in self.nodes), self.most_cpus)
 
     @property
-    def gpus(self) -> int:
-        return max(sum(int(node.gpus) for node in self.nodes), int(self.most_gpus))
+    def gpus(self) -> float:
+        return max(sum(int(node.gpus) for node in self.nodes), self.most_gpus)
 
     def __str__(self) -> str:
         each = " + ".join(f"{node.cpus:g}" for node in self.nodes)
         cpus = f"{sum(node.cpus for node in self.nodes):g} CPUs"
         nodes = f"{len(self.nodes)} nodes: {each}" if len(self.nodes) > 1 else "one node"
-        grows = f", and grows to {self.most_cpus:g}" if self.most_cpus > sum(n.cpus for n in self.nodes) else ""
-        return f"{cpus} ({nodes}){grows}"
+        more = self.most_cpus > sum(node.cpus for node in self.nodes)
+        return f"{cpus} ({nodes})" + (", and grows" + f" to {self.most_cpus:g}" * math.isfinite(self.most_cpus)) * more
+
+
+def growth(bootstrap: Path, environment: Mapping[str, str]) -> tuple[float, float]:
+    """CPUs and GPUs that a cluster may come to have by its autoscaler, as far as its head knows.
+
+    `ray up` leaves its file on the head; in a pod of KubeRay the command that started Ray says whether an autoscaler of
+    KubeRay's runs beside it, but not how far it goes.
+    """
+    if bootstrap.is_file():
+        config = json.loads(bootstrap.read_text())
+        types = [one for name, one in config["available_node_types"].items() if name != config.get("head_node_type")]
+        return _most(types, "CPU", config["max_workers"]), _most(types, "GPU", config["max_workers"])
+    if "--no-monitor" in environment.get(KUBERAY, ""):
+        return math.inf, math.inf
+    return 0.0, 0.0
+
+
+def _most(types: Sequence[Mapping[str, Any]], resource: str, nodes: int) -> float:
+    """The most of a resource that so many workers can have, the largest first."""
+    most = 0.0
+    for one in sorted(types, key=lambda one: -one["resources"].get(resource, 0)):
+        taken = min(nodes, one.get("max_workers", 0))
+        most, nodes = most + taken * one["resources"].get(resource, 0), nodes - taken
+    return most
 
 
 @dataclass(frozen=True)
@@ -105,7 +146,7 @@ def check_room(config: Config, cluster: Cluster) -> bool:
     """Whether the learner gets a GPU of the cluster. Raises ConfigError where the cluster can never hold the run."""
     wanted, places = config.resources.env_runners, cluster.places
     if wanted > places:
-        fits = max(n for n in range(places + 1) if n == 0 or config.env.num_envs % n == 0)
+        fits = max(n for n in range(int(places) + 1) if n == 0 or config.env.num_envs % n == 0)
         raise ConfigError(
             f"resources.env_runners: got {wanted}, which needs {wanted} CPUs; the cluster has {cluster}: "
             f"--resources.env-runners {fits}, or add nodes"

@@ -1,10 +1,16 @@
 """Whether a cluster can hold a run, and what is said where it can't."""
 
+import json
+import math
+from pathlib import Path
+
 import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config
 
 from rlaif_ray.config import load_config
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.placement import Cluster, Node, check_room, cluster_address, current
+from rlaif_ray.placement import Cluster, Node, check_room, cluster_address, current, growth
 
 TWO = Cluster((Node(4.0), Node(8.0, gpus=1.0)), free_gpus=1.0)
 
@@ -49,6 +55,30 @@ def test_a_cluster_that_grows_is_measured_by_what_it_may_come_to():
     assert not check_room(config(env_runners=16), growing)
     with pytest.raises(ConfigError, match=r"has 2 CPUs \(one node\), and grows to 16: --resources\.env-runners 16,"):
         check_room(config(env_runners=32), growing)
+
+
+def test_an_autoscaler_whose_end_is_not_known_is_waited_for():
+    growing = Cluster((Node(0.0),), most_cpus=math.inf, most_gpus=math.inf)
+    assert check_room(config(env_runners=64, device="cuda"), growing)
+    assert str(growing) == "0 CPUs (one node), and grows"
+
+
+def test_a_head_of_ray_up_knows_how_far_its_cluster_grows(tmp_path):
+    """The file that `ray up` leaves there, made from ours by Ray's own loader."""
+    ours = yaml.safe_load((Path(__file__).parents[2] / "cluster" / "aws.yaml").read_text())
+    bootstrap = tmp_path / "ray_bootstrap_config.yaml"
+    bootstrap.write_text(json.dumps(prepare_config(ours)))
+    assert growth(bootstrap, {}) == (8 * 16 + 4, 2)  # the runners and the judge's node; two nodes with a GPU
+    bootstrap.write_text(json.dumps(prepare_config(ours | {"max_workers": 3})))
+    assert growth(bootstrap, {}) == (3 * 16, 2)
+
+
+def test_a_pod_of_kuberay_knows_whether_an_autoscaler_runs_beside_it(tmp_path):
+    none = tmp_path / "none"
+    assert growth(none, {}) == (0, 0)
+    assert growth(none, {"KUBERAY_GEN_RAY_START_CMD": "ray start --head --num-cpus=4"}) == (0, 0)
+    autoscaled = "ray start --head --no-monitor=true --num-cpus=0"
+    assert growth(none, {"KUBERAY_GEN_RAY_START_CMD": autoscaled}) == (math.inf, math.inf)
 
 
 def test_which_cluster_is_joined(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 from two_nodes import TwoNodes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]  # on a busy machine two nodes take minutes to start
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+WAIT = Path(__file__).parents[2] / "cluster" / "wait_for_nodes.py"
 PROBE = Path(__file__).with_name("two_nodes_probe.py")
-STARTED = "Ray runtime started"
 AGENT_PORTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 
 
@@ -36,8 +36,14 @@ class TwoNodes:
         head = ["--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"]
         worker = [f"--address={self.address}", "--num-gpus=1", '--resources={"stands_for_gpu": 1}']
         self.nodes = [self._start(head), self._start(worker)]  # side by side: the worker waits for the head
-        for node in self.nodes:
-            assert any(STARTED in line for line in node.stdout), node.wait(10)
+        env = self.env | {"RAY_ADDRESS": self.address}
+        try:
+            subprocess.run(
+                [sys.executable, str(WAIT), "2", "90"], env=env, check=True, capture_output=True, timeout=150
+            )
+        except subprocess.SubprocessError:
+            self.stop()
+            raise
 
     def _start(self, words: list[str]) -> subprocess.Popen[str]:
         common = [
