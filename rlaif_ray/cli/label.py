@@ -17,7 +17,7 @@ from rlaif_ray.cli.episodes import PolicyEpisodes, RandomEpisodes, StoredEpisode
 from rlaif_ray.cli.figures import find_checkpoint
 from rlaif_ray.cli.label_view import LabelView
 from rlaif_ray.cli.options import Label
-from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.cli.output import only_json, print_json, text_console
 from rlaif_ray.cli.sample import picture_px, renderer_of
 from rlaif_ray.cli.train import StopSwitch
 from rlaif_ray.config import Config, dump_config, load_config, preset_names
@@ -80,7 +80,7 @@ def label(command: Label) -> int:
     with only_json(command.json):
         plan = _plan(command)
         _check(plan, batch=command.batch)
-        console = Console(stderr=command.json)
+        console = text_console(stderr=command.json)
         status, figures = _labelled(plan, command, console)
     summary = {"status": status, **figures, "wall_s": time.monotonic() - started}
     if command.json:

@@ -15,9 +15,9 @@ from rich.console import Console
 __all__ = ["only_json", "print_json", "text_console"]
 
 
-def text_console() -> Console:
+def text_console(*, stderr: bool = False) -> Console:
     """A console that takes text for what it is: it holds names, paths and what servers said, and no markup of ours."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, stderr=stderr)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from rlaif_ray.cli.options import Sweep
-from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.cli.output import only_json, print_json, text_console
 from rlaif_ray.cli.train import StopSwitch
 from rlaif_ray.config import deep_merge
 from rlaif_ray.config.sweeping import Study, SweepBudget, read_study, study_from
@@ -26,7 +26,7 @@ def sweep(command: Sweep) -> int:
     """One sweep. Returns 0 where it is done (or was stopped as asked), 1 where a trial failed."""
     place = _place(command)
     with only_json(command.json):
-        console = Console()
+        console = text_console()
         _say_what_comes(place, console)
         outcome = _run(place, command.resume, console)
         _show_end(place, outcome.summary, command, console)

@@ -81,7 +81,9 @@ async def _all(
 
 def _stand_in(place: int, unit: Unit) -> Episode:
     """What the store keeps in place of an episode: the digest of each picture, or of the caption."""
-    digests = [hashlib.sha256(part).digest() for part in unit.frames or (unit.caption.encode(),)]
+    digests = [
+        hashlib.sha256(part).digest() for part in unit.frames or (unit.caption.encode("utf-8", "surrogatepass"),)
+    ]
     obs = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
     actions = np.zeros(len(obs) - 1, np.int64)
     return Episode(place, obs, None, actions, task_return=0.0, terminated=True, policy_version=0)

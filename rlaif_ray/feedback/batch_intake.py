@@ -117,7 +117,7 @@ class Intake:
         worst, most = line.worst, self._config.max_tokens
         charged = Usage(worst.tokens - most, most, worst.usd)
         reply = read_reply(json.dumps(said.body), self._price, charged, remote.seconds)
-        return verdict_of(reply, Wording(self.prompt.kind, self.prompt))
+        return self.judge.keyless(verdict_of(reply, Wording(self.prompt.kind, self.prompt)))
 
     def _failed(self, batch: OpenBatch, line: OpenLine, failure: AttemptFailed) -> None:
         """Ask again in the next batch; after so many attempts the question is an abstention."""

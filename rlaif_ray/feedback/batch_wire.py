@@ -15,6 +15,7 @@ import httpx2
 import openai
 
 from rlaif_ray.errors import AttemptFailed, JudgeError, JudgeRejectsRequest
+from rlaif_ray.feedback.bounds import ReplyTooLong
 from rlaif_ray.feedback.wire import Endpoint, redact
 
 __all__ = ["BatchEndpoint", "Line", "NoSuchBatch", "RemoteBatch", "read_line"]
@@ -22,6 +23,7 @@ __all__ = ["BatchEndpoint", "Line", "NoSuchBatch", "RemoteBatch", "read_line"]
 _Result = TypeVar("_Result")
 # 200 MB at 5 Mbit/s.
 _UPLOAD_S = 320.0
+_MOST_FILE = 2**31  # bytes: of the 50,000 answers that makers take into one batch, 40 KB each; on disk, not in memory
 # Ours stands among the newest: this many are looked through.
 _MOST_LISTED = 500
 _NAME = "rlaif_ray"  # of the metadata entry that tells our batches apart
@@ -60,6 +62,8 @@ class Line:
 
 class BatchEndpoint(Endpoint):
     """Files and batches of one endpoint. Each call raises AttemptFailed where another may succeed, and JudgeError."""
+
+    most_body = _MOST_FILE
 
     async def upload(self, file: IO[bytes], name: str) -> str:
         """Send a file of requests; its id there."""
@@ -148,6 +152,8 @@ class BatchEndpoint(Endpoint):
             raise self._no_answer(error) from None
         except httpx2.TransportError as error:  # in the middle of a download
             raise AttemptFailed(f"the connection broke off ({type(error).__name__})") from None
+        except ReplyTooLong as error:
+            raise AttemptFailed(str(error)) from None
         except TimeoutError:
             raise AttemptFailed(f"no answer within {limit_s:g} s", reason="timeout") from None
         except openai.APIStatusError as error:
@@ -185,7 +191,7 @@ def read_line(text: str) -> Line | None:
         custom_id, response, error = str(whole["custom_id"]), whole.get("response"), whole.get("error")
         if response:
             return Line(custom_id, int(response["status_code"]), response.get("body"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     said = error if isinstance(error, dict) else {}
     return Line(custom_id, 0, error=" ".join(str(said[k]) for k in ("code", "message") if said.get(k)) or "no response")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, cast
 
 import httpx2
@@ -11,8 +11,9 @@ __all__ = ["HEADERS", "MOST_BODY", "ReplyTooLong", "bounded"]
 
 # The longest answer that a judge may give is a few hundred kilobytes.
 MOST_BODY: Final = 32 * 2**20
-# Answers are asked for uncompressed; of one that comes compressed all the same, so much: a thousandfold still fits.
-MOST_COMPRESSED: Final = 64 * 2**10
+# Answers are asked for uncompressed; of one that comes compressed all the same, this share: at a thousandfold, the
+# most that gzip does, it still fits.
+_COMPRESSED: Final = 1 / 512
 HEADERS: Final = {"Accept-Encoding": "identity"}
 
 
@@ -36,8 +37,12 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def bounded(response: httpx2.Response) -> None:
-    """A response hook of the HTTP client. Reading further than the bound raises ReplyTooLong."""
-    compressed = response.headers.get("content-encoding", "identity") != "identity"
-    most = MOST_COMPRESSED if compressed else MOST_BODY
-    response.stream = cast("Any", _Bounded(response.stream, most))
+def bounded(most: int = MOST_BODY) -> Callable[[httpx2.Response], Awaitable[None]]:
+    """A response hook for the HTTP client: reading more than ``most`` bytes raises ReplyTooLong."""
+
+    async def hook(response: httpx2.Response) -> None:
+        compressed = response.headers.get("content-encoding", "identity") != "identity"
+        allowed = int(most * _COMPRESSED) if compressed else most
+        response.stream = cast("Any", _Bounded(response.stream, allowed))
+
+    return hook

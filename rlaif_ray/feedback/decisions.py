@@ -72,7 +72,7 @@ class DecisionsJudge(ChatJudge):
             return answer
         worst = self.worst_case(question)
         most = Usage(worst.tokens - self.config.max_tokens, self.config.max_tokens, worst.usd)
-        return self._keyless(self._read(answer, question, most, time.monotonic() - started))
+        return self.keyless(self._read(answer, question, most, time.monotonic() - started))
 
     def _read(self, body: str, question: Question, worst: Usage, latency_s: float) -> Verdict | Abstention:
         usage = Usage(worst.input_tokens, worst.output_tokens, worst.cost_usd, latency_s)

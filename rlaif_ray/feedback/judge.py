@@ -247,9 +247,9 @@ class ChatJudge:
         worst = self.worst_case(question)
         most = Usage(worst.tokens - self.config.max_tokens, self.config.max_tokens, worst.usd)
         reply = read_reply(answer, self.price, most, time.monotonic() - started)
-        return self._keyless(verdict_of(reply, question))
+        return self.keyless(verdict_of(reply, question))
 
-    def _keyless(self, outcome: Verdict | Abstention) -> Verdict | Abstention:
+    def keyless(self, outcome: Verdict | Abstention) -> Verdict | Abstention:
         """The body was searched for the key as it came; a server may have spelt it in escapes, which are read now."""
         clean = self.endpoint.redacted
         if isinstance(outcome, Abstention):

@@ -43,7 +43,7 @@ from rlaif_ray.errors import (
     JudgeRejectsRequest,
     JudgeUnreachable,
 )
-from rlaif_ray.feedback.bounds import HEADERS, ReplyTooLong, bounded
+from rlaif_ray.feedback.bounds import HEADERS, MOST_BODY, ReplyTooLong, bounded
 from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.types import Abstention, Usage
 
@@ -78,6 +78,8 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
 
 class Endpoint:
     """One HTTP client for one endpoint. The SDK's own silent retries are off: each attempt has its reservation."""
+
+    most_body = MOST_BODY  # bytes of one reply
 
     def __init__(self, config: JudgeConfig, key: SecretStr | None) -> None:
         self._config = config
@@ -174,7 +176,7 @@ class Endpoint:
                     verify=_authorities(),
                     timeout=self._config.timeout_s,
                     headers=HEADERS,
-                    event_hooks={"response": [bounded]},
+                    event_hooks={"response": [bounded(self.most_body)]},
                 ),
             )
         return self._client
