@@ -141,8 +141,8 @@ def _check(plan: _Plan, *, batch: bool) -> None:
     renderer_of(plan.config)
     key_for(judge)
     price_of(judge)
-    if batch and judge.kind == "decisions":
-        raise ConfigError("judge.kind: got 'decisions', allowed with --batch are 'builtin' and 'chat'")
+    if batch and judge.kind not in ("builtin", "chat"):
+        raise ConfigError(f"judge.kind: got {judge.kind!r}, allowed with --batch are 'builtin' and 'chat'")
     if (plan.folder / "result.json").exists():
         raise ConfigError(f"run.name: got {plan.folder.name!r}, whose folder holds a training run; choose another")
 
@@ -239,13 +239,13 @@ def _figures(plan: _Plan, data: DataSet, tally: Tally) -> dict[str, Any]:
     """Counts of the whole data set, whichever command brought them; an episode counts by its newest label."""
     newest = {one.episode_id: one for one in data.store.labels(data.run_id) if one.episode_id < tally.wanted}
     verdicts = [one.outcome.value for one in newest.values() if isinstance(one.outcome, Verdict)]
-    account = data.store.account_of_run(data.run_id, Caps())
+    stats = data.store.stats(data.run_id)
     return {
         "folder": str(plan.folder), "store": str(plan.store), "data_set": data.run_id, "episodes": tally.wanted,
         "verdicts": len(verdicts), "good": sum(value > 0.5 for value in verdicts),
         "abstained": len(newest) - len(verdicts), "unasked": tally.wanted - len(newest),
         "in_batches": data.in_batches(tally.wanted), "labelled_now": tally.labelled, "replayed_now": tally.replayed,
-        "spend_usd": account.spent.usd, "reserved_usd": account.reserved.usd, "cap_usd": plan.config.budget.usd,
+        "spend_usd": stats.spend_usd, "reserved_usd": stats.reserved_usd, "cap_usd": plan.config.budget.usd,
     }  # fmt: skip
 
 

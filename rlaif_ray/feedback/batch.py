@@ -78,8 +78,8 @@ class Batcher:
         tally: Tally,
         stop: Callable[[], bool],
     ) -> None:
-        if config.judge.kind == "decisions":
-            raise ConfigError("judge.kind: got 'decisions', allowed with --batch are 'builtin' and 'chat'")
+        if config.judge.kind not in ("builtin", "chat"):
+            raise ConfigError(f"judge.kind: got {config.judge.kind!r}, allowed with --batch are 'builtin' and 'chat'")
         self._judge, self._data, self._questions, self._config = judge, data, questions, config.judge
         self._keep_frames_mb = float(config.feedback.keep_frames_mb)
         self._caps, self._tally, self._stop = Caps.of(config.budget), tally, stop

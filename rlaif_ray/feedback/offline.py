@@ -93,11 +93,11 @@ class Tally:
         if not (now or changed) and clock - self._told_at < _TELL_EVERY_S:
             return
         self._told_at = clock
-        account = self.data.store.account_of_run(self.data.run_id, Caps())
+        stats = self.data.store.stats(self.data.run_id)
         self.tell(
             Progress(
                 self.wanted, self.before, self.labelled, self.abstained, self.replayed, self.in_batches,
-                self.answered_there, account.spent.usd, account.reserved.usd, clock - self.started, self.doing,
+                self.answered_there, stats.spend_usd, stats.reserved_usd, clock - self.started, self.doing,
             )
         )  # fmt: skip
 

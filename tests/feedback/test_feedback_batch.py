@@ -311,8 +311,9 @@ def test_what_can_not_be_done_is_said(serve: Callable[..., str], store: LabelSto
         labelling.run()
     assert labelling.spent == Amount()
     conserved(labelling, url)
-    with pytest.raises(ConfigError, match=r"judge\.kind: got 'decisions'"):
-        Labelling(store, tiny_config(url, judge__kind="decisions", **PRICE)).run()
+    for kind in ("decisions", "logodds"):
+        with pytest.raises(ConfigError, match=rf"judge\.kind: got '{kind}', allowed with --batch are"):
+            Labelling(store, tiny_config(url, judge__kind=kind, **PRICE)).run()
 
 
 def test_a_judge_that_takes_no_request_ends_it(serve: Callable[..., str], store: LabelStore) -> None:
