@@ -80,7 +80,8 @@ CREATE TABLE traffic (
     judge TEXT PRIMARY KEY, state TEXT NOT NULL);
 """
 
-# Version 3: data sets that are labelled apart from training, and the batches that are out for answers.
+# Version 3: data sets that are labelled apart from training, the batches that are out for answers, and an index of what
+# a run took from the store.
 _FROM_2 = """
 CREATE TABLE samples (
     run_id TEXT NOT NULL, episode_id INTEGER NOT NULL, episode_key TEXT NOT NULL, policy_version INTEGER NOT NULL,
@@ -96,6 +97,7 @@ CREATE TABLE batch_lines (
     episode_id INTEGER NOT NULL);
 CREATE INDEX batch_lines_batch ON batch_lines (batch_id);
 CREATE INDEX batch_lines_episode ON batch_lines (run_id, episode_id);
+CREATE INDEX labels_taken ON labels (run_id, answer_id) WHERE replayed = 1;
 """
 
 MIGRATIONS = {1: _FROM_1, 2: _FROM_2}
