@@ -96,6 +96,7 @@ CREATE TABLE batch_lines (
     episode_id INTEGER NOT NULL);
 CREATE INDEX batch_lines_batch ON batch_lines (batch_id);
 CREATE INDEX batch_lines_episode ON batch_lines (run_id, episode_id);
+CREATE INDEX labels_taken ON labels (run_id, answer_id) WHERE replayed = 1;
 """
 
 MIGRATIONS = {1: _FROM_1, 2: _FROM_2}
