@@ -363,7 +363,7 @@ class FeedbackLoop:
         self.report, self.reports, self.totals = state["report"], list(state["reports"]), dict(state["totals"])
         self._rng.bit_generator.state = state["rng"]
         self._last_position = state["store_position"]
-        self.lateness = copy.deepcopy(state["lateness"])
+        self.lateness = copy.deepcopy(state.get("lateness", Lateness()))  # older checkpoints have none
         self._pins.clear()
         self._held = list(state["held"])
         if self._trainer is not None:

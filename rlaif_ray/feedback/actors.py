@@ -41,6 +41,8 @@ NAMESPACE = "rlaif_ray"
 # How long the store may be away, restarting for instance, and how often it is looked for meanwhile.
 _STORE_CALL_S = 60.0
 _STORE_POLL_S = 0.2
+# Ray would keep a record of each call for its dashboard: some 12 kB a question, 250 MB after 20,000.
+_TASK_EVENTS = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ def store_actor(path: Path, *, detached: bool = False, node: str = "") -> Any:
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached" if detached else None,
+            enable_task_events=_TASK_EVENTS,
             scheduling_strategy=here,
         )
         .remote(str(path.resolve()))
@@ -253,5 +256,5 @@ def questioner_actor(config: Config, renderer: EpisodeRenderer, store: StoreHand
     A judge on loopback answers on the store's node only; any other is asked from whichever node has least to do.
     """
     there = NodeAffinitySchedulingStrategy(store.node, soft=False) if config.judge.local else "SPREAD"
-    actor = ray.remote(num_cpus=0)(Questioner).options(max_concurrency=backlog, scheduling_strategy=there)
-    return actor.remote(config, renderer, store, run_id)
+    options = {"max_concurrency": backlog, "scheduling_strategy": there, "enable_task_events": _TASK_EVENTS}
+    return ray.remote(num_cpus=0)(Questioner).options(**options).remote(config, renderer, store, run_id)

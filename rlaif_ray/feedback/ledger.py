@@ -18,7 +18,7 @@ __all__ = [
     "LEASE_S",
     "account_of",
     "account_of_run",
-    "bought_by",
+    "billed_to_run",
     "check_caps",
     "close_attempt",
     "close_batch",
@@ -54,21 +54,21 @@ _TAKEN = (
 )
 
 
-def bought_by(db: sqlite3.Connection, run_id: str) -> Account:
-    """What one run has paid for and reserved itself."""
+def account_of_run(db: sqlite3.Connection, caps: Caps, run_id: str) -> Account:
+    """One run against the caps of its own: as if it stood alone, so what it took from the store counts as bought."""
+    alone = billed_to_run(db, run_id)
+    taken = Amount(*db.execute(_TAKEN, (run_id,)).fetchone())
+    return Account(caps, alone.spent + taken, alone.reserved, prefix="run_")
+
+
+def billed_to_run(db: sqlite3.Connection, run_id: str) -> Account:
+    """What one run itself was charged and has reserved."""
     spent = db.execute(
         "SELECT spent_usd, spent_labels, spent_tokens FROM run_accounts WHERE run_id = ?", (run_id,)
     ).fetchone()
     # The plus keeps SQLite to the index of what is open: a run has thousands of attempts, and few in flight.
     reserved = db.execute(_RESERVED + " AND +run_id = ?", (run_id,)).fetchone()
-    return Account(Caps(), Amount(*spent) if spent is not None else Amount(), Amount(*reserved))
-
-
-def account_of_run(db: sqlite3.Connection, caps: Caps, run_id: str) -> Account:
-    """One run against the caps of its own: as if it stood alone, so what it took from the store counts as bought."""
-    bought = bought_by(db, run_id)
-    taken = Amount(*db.execute(_TAKEN, (run_id,)).fetchone())
-    return Account(caps, bought.spent + taken, bought.reserved, prefix="run_")
+    return Account(spent=Amount(*spent) if spent is not None else Amount(), reserved=Amount(*reserved))
 
 
 def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from rlaif_ray.feedback.budget import Caps
-from rlaif_ray.feedback.ledger import account_of, bought_by
+from rlaif_ray.feedback.ledger import account_of, billed_to_run
 from rlaif_ray.feedback.records import LabelStats
 
 __all__ = ["Counts", "stats_of"]
@@ -36,7 +36,7 @@ class Counts:
 
 def stats_of(db: sqlite3.Connection, run: str | None, counts: Counts) -> LabelStats:
     """Counts and spending of one run, or of everything in the store."""
-    account = account_of(db, Caps()) if run is None else bought_by(db, run)
+    account = account_of(db, Caps()) if run is None else billed_to_run(db, run)
     replayed, abstained = counts.of(db, run)
     cap = db.execute(
         "SELECT CASE WHEN ?1 IS NULL THEN cap_usd ELSE min(coalesce(cap_usd, run_cap_usd),"
