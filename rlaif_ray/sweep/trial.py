@@ -194,7 +194,8 @@ class SweepTrial(FeedbackPPO):
 
     def _summary(self, status: str) -> dict[str, Any]:
         summary = self.course.summary(status)
-        return summary | {"arm": self.cell.arm, "smoke": self.place.smoke, "audit": self.audit.figures()} | self._cost()
+        ours = {"arm": self.cell.arm, "smoke": self.place.smoke, "run_id": self.run_id, "audit": self.audit.figures()}
+        return summary | ours | self._cost()
 
     def _cost(self) -> dict[str, Any]:
         """As if the trial stood alone: what it used, whoever paid for it. What it spent itself is beside it."""

@@ -151,6 +151,7 @@ def test_the_best_is_chosen_without_the_truth_and_is_ready_to_run(place: Place) 
     assert config.mix.weight == 0.5
     assert (config.budget.usd, config.budget.labels) == (5.0, 500)  # the trial's share is the run's whole
     assert config.budget.run_usd is None
+    assert config.resources.learner_threads == 0
     assert (config.run.name, config.run.dir, config.feedback.store) == ("made-up-best", "runs", "")
 
 
