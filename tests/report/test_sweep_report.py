@@ -109,6 +109,9 @@ def test_the_page_says_what_it_costs_and_what_was_not_run(place: Place) -> None:
     said = " ".join(statements(record))
     assert "Not run: direct-s0, direct-s1, direct-s2, direct-s3, hybrid-weight0.5-s4, direct-s4." in said
     assert "built-in judge" in said
+    assert "cap of the whole sweep" not in said
+    (place.folder / "summary.json").write_text(json.dumps({"labels": 6000, "spend_usd": 29.99, "cap_usd": 30.0}))
+    assert "The cap of the whole sweep was reached" in " ".join(statements(SweepRecord.read(place.folder)))
     assert "cat survived 98.0 % for USD 2.500 as-if a run" in headline(record)
     assert [arm.name for arm in front_of(record, "labels")] == ["task", "hybrid-weight0.5", "hybrid-weight1"]
     first, second = prices(record, "labels")
