@@ -71,7 +71,8 @@ def read_judged(record: RunRecord) -> list[JudgedEpisode]:
     renderer = _renderer(record)
     try:
         with LabelStore(path, readonly=True) as store:
-            samples = store.sample_of_judged(SAMPLES)
+            run = record.summary.get("run_id")  # of a sweep's trial, which shares its store
+            samples = store.sample_of_judged(SAMPLES, run if isinstance(run, str) else None)
     except StoreError:  # damaged: the rest of the report is still worth having
         return []
     return [

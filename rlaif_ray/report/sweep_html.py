@@ -153,6 +153,8 @@ def statements(record: SweepRecord) -> list[str]:
     if missing:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         said.append(f"Not run: {', '.join(missing[:8])}{more}.")
+    if _cap_reached(record):
+        said.append("The cap of the whole sweep was reached: trials that came late may have had less than their share.")
     unlearned = [trial.name for trial in record.trials if trial.state == "no_feedback_learned"]
     if unlearned:
         said.append(f"No feedback was learned from in: {', '.join(unlearned)}.")
@@ -163,6 +165,12 @@ def statements(record: SweepRecord) -> list[str]:
         "Outcomes are ground truth, for this report only: no search, early stop or choice of a best config saw them."
     )
     return said
+
+
+def _cap_reached(record: SweepRecord) -> bool:
+    """Or all but: what is left may be less than the worst case of one question."""
+    caps = {"labels": record.place.study.budget.labels, "spend_usd": record.place.study.budget.usd}
+    return any(cap and number(record.summary, key) > 0.99 * cap for key, cap in caps.items())
 
 
 def _about_judge(record: SweepRecord) -> list[str]:

@@ -103,12 +103,13 @@ def write_best(record: SweepRecord) -> Path | None:
     path = record.place.folder / BEST
     name = record.place.folder.name
     said = f"# The best arm of the sweep {name}, by {record.place.study.metric}: {best.name}\n"
-    path.write_text(said + dump_config(_alone(config, f"{name}-best"[:100])))
+    path.write_text(said + dump_config(_alone(config, record.place.base, f"{name}-best"[:100])))
     return path
 
 
-def _alone(config: Config, name: str) -> Config:
-    """A trial's config as a single run's: what was its share is its whole."""
+def _alone(config: Config, base: Config, name: str) -> Config:
+    """A trial's config as a single run's: what was its share is its whole, and it has the machine to itself."""
+    threads = {"learner_threads": base.resources.learner_threads}
     budget = config.budget
     own = {"usd": budget.run_usd, "labels": budget.run_labels, "tokens": budget.run_tokens}
     own |= {"run_usd": None, "run_labels": None, "run_tokens": None}
@@ -117,6 +118,7 @@ def _alone(config: Config, name: str) -> Config:
             "run": config.run.model_copy(update={"name": name, "dir": "runs"}),
             "budget": budget.model_copy(update=own),
             "feedback": config.feedback.model_copy(update={"store": ""}),
+            "resources": config.resources.model_copy(update=threads),
         }
     )
 

@@ -96,7 +96,7 @@ class SweepTrial(FeedbackPPO):
         (self.path / "config.yaml").write_text(dump_config(self.given))
         self.audit = Audit()
         self.inherited: dict[str, int] = {}  # runs it was cloned from -> their last label at that time
-        self.ended = self.stopped = False
+        self.ended = False
         self.fresh = True
         super().__init__(self._ppo_config(self.place.judged(self.given), self.path), *args, **kwargs)
 
@@ -125,7 +125,7 @@ class SweepTrial(FeedbackPPO):
 
     def setup(self, config: FeedbackPPOConfig) -> None:
         super().setup(config)
-        self.course = Course(self.given, self.path, self, stop=lambda: self.stopped, phase_ended=self._keep)
+        self.course = Course(self.given, self.path, self, stop=lambda: False, phase_ended=self._keep)
         self.log = RunLog(self.path, self.given)
         self.saved_at = time.monotonic()
         if not (self.path / "trial.json").exists():
@@ -194,7 +194,8 @@ class SweepTrial(FeedbackPPO):
 
     def _summary(self, status: str) -> dict[str, Any]:
         summary = self.course.summary(status)
-        return summary | {"arm": self.cell.arm, "smoke": self.place.smoke, "audit": self.audit.figures()} | self._cost()
+        ours = {"arm": self.cell.arm, "smoke": self.place.smoke, "run_id": self.run_id, "audit": self.audit.figures()}
+        return summary | ours | self._cost()
 
     def _cost(self) -> dict[str, Any]:
         """As if the trial stood alone: what it used, whoever paid for it. What it spent itself is beside it."""

@@ -109,6 +109,9 @@ def test_the_page_says_what_it_costs_and_what_was_not_run(place: Place) -> None:
     said = " ".join(statements(record))
     assert "Not run: direct-s0, direct-s1, direct-s2, direct-s3, hybrid-weight0.5-s4, direct-s4." in said
     assert "built-in judge" in said
+    assert "cap of the whole sweep" not in said
+    (place.folder / "summary.json").write_text(json.dumps({"labels": 6000, "spend_usd": 29.99, "cap_usd": 30.0}))
+    assert "The cap of the whole sweep was reached" in " ".join(statements(SweepRecord.read(place.folder)))
     assert "cat survived 98.0 % for USD 2.500 as-if a run" in headline(record)
     assert [arm.name for arm in front_of(record, "labels")] == ["task", "hybrid-weight0.5", "hybrid-weight1"]
     first, second = prices(record, "labels")
@@ -151,6 +154,7 @@ def test_the_best_is_chosen_without_the_truth_and_is_ready_to_run(place: Place) 
     assert config.mix.weight == 0.5
     assert (config.budget.usd, config.budget.labels) == (5.0, 500)  # the trial's share is the run's whole
     assert config.budget.run_usd is None
+    assert config.resources.learner_threads == 0
     assert (config.run.name, config.run.dir, config.feedback.store) == ("made-up-best", "runs", "")
 
 
