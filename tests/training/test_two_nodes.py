@@ -60,6 +60,6 @@ def test_what_others_hold_is_waited_for_and_everything_is_given_back(run):
 
 
 def test_a_cluster_that_wants_its_token_says_how_to_give_it(cluster):
-    said = cluster.probe("refuse", RAY_AUTH_MODE="disabled", RAY_NUM_REDIS_GET_RETRIES="1")
-    assert said.startswith("resources.address: got 'auto', which can't be joined: the cluster wants its token")
+    said = cluster.join(RAY_AUTH_MODE="disabled", RAY_NUM_REDIS_GET_RETRIES="1")
+    assert "ConfigError: resources.address: got 'auto', which can't be joined: the cluster wants its token" in said
     assert "RAY_AUTH_MODE=token" in said
