@@ -33,6 +33,11 @@ def test_runners_are_spread_and_the_learner_is_where_the_gpu_is(run):
     assert run["actors"]["_WrappedExecutable"] == ["worker"]  # RLlib's learner
 
 
+def test_a_trial_that_asks_for_a_gpu_is_sent_to_where_one_is(run):
+    """The driver of a sweep has none itself."""
+    assert run["on_gpu"]
+
+
 def test_the_store_and_who_asks_a_judge_on_loopback_are_at_the_head(run):
     assert run["actors"]["LabelStore"] == ["head"]
     assert run["actors"]["Questioner"] == ["head"]
