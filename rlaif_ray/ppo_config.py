@@ -18,6 +18,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -31,7 +32,7 @@ from rlaif_ray.config import Config, PolicyConfig, deep_merge, validate
 from rlaif_ray.config import PPOConfig as PPOSection
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.learner import FeedbackPPOLearner
-from rlaif_ray.placement import current
+from rlaif_ray.placement import Cluster, cluster_address, current
 from rlaif_ray.policy import module_spec
 from rlaif_ray.rollout import ColumnarEnvRunner
 
@@ -306,11 +307,16 @@ def _is_searched(value: Any) -> bool:
 
 
 def wants_gpu(config: Config) -> bool:
-    """Whether the learner gets a GPU here. Raises ConfigError where one is asked for and there is none."""
+    """Whether the learner's process gets a GPU. Raises ConfigError where one is asked for and there is none.
+
+    Left open, it is one of this node's: trials would else queue for a cluster's only one.
+    """
     import torch
 
     available = torch.cuda.is_available()
     if config.resources.device == "cuda" and not available:
+        if cluster_address(config) and ray.is_initialized() and Cluster.joined().gpus >= 1:
+            return True
         raise ConfigError("resources.device: got 'cuda', allowed here are 'auto', 'cpu' (PyTorch sees no GPU)")
     return available and config.resources.device != "cpu"
 

@@ -15,6 +15,7 @@ from rlaif_ray import experiment
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.machine import PeakMemory
+from rlaif_ray.placement import Cluster
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 from rlaif_ray.sweep.keeping import mend
 from rlaif_ray.sweep.place import TUNE, Place, is_sweep
@@ -160,13 +161,11 @@ def _greediest(place: Place) -> Config:
 
 def _check_room(place: Place) -> None:
     """Tune would wait for ever for what the cluster will never have. Raises ConfigError."""
-    import ray
-
-    need, have = _greediest(place).resources.env_runners + 1, ray.cluster_resources().get("CPU", 0.0)
-    if have < need:
+    need, cluster = _greediest(place).resources.env_runners + 1, Cluster.joined()
+    if cluster.places < need:
         raise ConfigError(
-            f"resources.env_runners: got {need - 1}, so that a trial takes {need} cores, but the cluster has {have:g}; "
-            "allowed are fewer runners, or ask for more nodes"
+            f"resources.env_runners: got {need - 1}, so that a trial takes {need} CPUs; the cluster has {cluster}: "
+            "ask for fewer runners, or add nodes"
         )
 
 

@@ -33,6 +33,11 @@ def test_runners_are_spread_and_the_learner_is_where_the_gpu_is(run):
     assert run["actors"]["_WrappedExecutable"] == ["worker"]  # RLlib's learner
 
 
+def test_a_trial_that_asks_for_a_gpu_is_sent_to_where_one_is(run):
+    """The driver of a sweep has none itself."""
+    assert run["on_gpu"]
+
+
 def test_the_store_and_who_asks_a_judge_on_loopback_are_at_the_head(run):
     assert run["actors"]["LabelStore"] == ["head"]
     assert run["actors"]["Questioner"] == ["head"]
@@ -60,6 +65,6 @@ def test_what_others_hold_is_waited_for_and_everything_is_given_back(run):
 
 
 def test_a_cluster_that_wants_its_token_says_how_to_give_it(cluster):
-    said = cluster.probe("refuse", RAY_AUTH_MODE="disabled", RAY_NUM_REDIS_GET_RETRIES="1")
-    assert said.startswith("resources.address: got 'auto', which can't be joined: the cluster wants its token")
+    said = cluster.join(RAY_AUTH_MODE="disabled", RAY_NUM_REDIS_GET_RETRIES="1")
+    assert "ConfigError: resources.address: got 'auto', which can't be joined: the cluster wants its token" in said
     assert "RAY_AUTH_MODE=token" in said

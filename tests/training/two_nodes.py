@@ -39,7 +39,7 @@ class TwoNodes:
         env = self.env | {"RAY_ADDRESS": self.address}
         try:
             subprocess.run(
-                [sys.executable, str(WAIT), "2", "90"], env=env, check=True, capture_output=True, timeout=150
+                [sys.executable, str(WAIT), "2", "150"], env=env, check=True, capture_output=True, timeout=240
             )
         except subprocess.SubprocessError:
             self.stop()
@@ -62,7 +62,19 @@ class TwoNodes:
             text=True,
         )
 
-    def probe(self, *words: str, timeout_s: float = 120.0, **env: str) -> dict:
+    def join(self, **env: str) -> str:
+        """What is said to a command that can't join."""
+        code = (
+            "from rlaif_ray.config import load_config; from rlaif_ray.surroundings import ray_running\n"
+            "with ray_running(load_config({}, {'resources.address': 'auto'})): pass"
+        )
+        env = self.env | {"RAY_ADDRESS": self.address} | env
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=150, check=False)
+        assert done.returncode == 1
+        return done.stderr.splitlines()[-1]
+
+    def probe(self, *words: str, timeout_s: float = 300.0, **env: str) -> dict:
         """What a command of ``two_nodes_probe.py`` found out, in a driver that joins by `auto`."""
         done = subprocess.run(
             [sys.executable, str(PROBE), *words],

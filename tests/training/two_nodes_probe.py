@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from rlaif_ray import experiment, placement
 from rlaif_ray.config import load_config
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.ppo_config import FeedbackPPOConfig
+from rlaif_ray.ppo_config import FeedbackPPOConfig, wants_gpu
 
 JUDGED = {
     "env.num_envs": 8, "env.options": {"starts": "train"}, "policy.hidden": [8], "ppo.train_batch_size": 512,
@@ -62,11 +62,12 @@ def train(folder: str) -> dict:
         refused = refuse("resources.env_runners", "9")
         left = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
         waited = wait_for_room(config)
+        on_gpu = wants_gpu(load_config({}, {"resources.address": "auto", "resources.device": "cuda"}))
         elsewhere = ray.get(_Elsewhere.remote().look.remote(JUDGED, str(outcome.path / "labels.sqlite")))
     checkpoint = outcome.path / "checkpoints" / "last" / "policy.pt"
     return {
         "summary": outcome.summary, "actors": seen[-1], "left": left, "refused": refused, "waited": waited,
-        "elsewhere": elsewhere, "checkpoint": checkpoint.exists(), "exit_code": outcome.exit_code,
+        "on_gpu": on_gpu, "elsewhere": elsewhere, "checkpoint": checkpoint.exists(), "exit_code": outcome.exit_code,
     }  # fmt: skip
 
 
