@@ -148,8 +148,10 @@ class Course:
                 "kind": judge.kind if self.config.asks else "none",
                 "model": judge.model,
                 "profile": judge.profile if judge.kind == "builtin" else None,
-                "as_if": judge.kind == "builtin",
+                "as_if": any(member.kind == "builtin" for member in judge.members),
+                "members": [member.profile if member.kind == "builtin" else member.model for member in judge.members],
                 "error": str(loop.judge_error) if loop.judge_error else None,
+                "manners": list(loop.pool.manners) if loop.pool else [],
             },
             "reward_model": {
                 "version": loop.version,

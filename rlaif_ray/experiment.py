@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+
 from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.course import DRAIN_S, EVALUATION_SEED, Course
-from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNameError
+from rlaif_ray.errors import CheckpointError, ConfigError, RlaifError, StoreError, UnknownNameError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
@@ -64,7 +66,7 @@ def preflight(config: Config) -> None:
                 f"env.id: got {config.env.id!r}, which can't draw its episodes; allowed with mix.source "
                 f"{config.mix.source!r} are worlds registered with a renderer"
             )
-        if config.judge.kind == "builtin" and not spec.reader:
+        if any(member.kind == "builtin" for member in config.judge.members) and not spec.reader:
             raise ConfigError(
                 f"judge.kind: got 'builtin' for {config.env.id!r}, which has no reader of its pictures; allowed: 'chat'"
             )
@@ -84,16 +86,19 @@ def _check_judge(config: Config) -> None:
     """The prompt, the profile, the model file or the endpoint, its key, its model and its price."""
     from rlaif_ray.feedback.builtin.profile import load_profile
     from rlaif_ray.feedback.check import ping
+    from rlaif_ray.feedback.jury import check_words
     from rlaif_ray.feedback.local.model import find_model
     from rlaif_ray.feedback.question import words_of
 
-    words_of(config.judge, one_episode=True)
-    if config.judge.kind == "builtin":
-        load_profile(config.judge.profile)  # it is started with the run
-    elif config.judge.gguf:
-        find_model(config.judge.gguf, config.judge.mmproj)  # likewise
-    else:
-        ping(config)
+    prompt, _ = words_of(config.judge, source=config.mix.source)
+    check_words(config.judge, prompt)
+    for member in config.judge.members:
+        if member.kind == "builtin":
+            load_profile(member.profile)  # it is started with the run
+        elif member.gguf:
+            find_model(member.gguf, member.mmproj)  # likewise
+        else:
+            ping(config.model_copy(update={"judge": member}))
 
 
 def _check_network(config: Config, env: Any) -> None:
@@ -218,7 +223,8 @@ class _Run:
             self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
             return self._finish(self._summary(self.course.status()))
         except BaseException:
-            self.course.write(self._summary("failed"))
+            with contextlib.suppress(RlaifError, RayError):  # what is told is what went wrong first
+                self.course.write(self._summary("failed"))
             raise
         finally:
             self.log.close()
@@ -253,7 +259,8 @@ class _Run:
                     self._checkpoint(f"step-{self.algorithm.steps:09d}")
             finally:
                 self.log.write(row)
-            self.monitor(row)
+            pool = self.algorithm.loop.pool
+            self.monitor(row | {"notices": pool.notices() if pool else []})
         if not self.stop():
             self.course.end_task_only()
 

@@ -32,10 +32,11 @@ from rlaif_ray.mixing import (
     provenance,
     scatter,
 )
-from rlaif_ray.packed import packed_ranges, take_episodes
+from rlaif_ray.pairing import paired
 from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Published, Scorer
+from rlaif_ray.scoring import beliefs_of, doubts_about
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Fragment, Label, RewardModelReport, Rollout
+from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Fragment, Label, RewardModelReport, Rollout, Units
 
 __all__ = ["FeedbackLoop"]
 
@@ -56,10 +57,11 @@ class FeedbackLoop:
         *,
         choose: Chooser,
         load: Callable[[Mapping[str, Any]], Scorer],
+        compares: bool = False,  # questions are about two episodes each
     ) -> None:
         self.config = config
-        self._pool, self._trainer = pool, trainer
-        self._choose, self._load = choose, load
+        self.pool, self._trainer = pool, trainer
+        self._choose, self._load, self._compares = choose, load, compares
         self._rng = np.random.default_rng([config.run.seed, 1])
         self._scorers: dict[int, Scorer] = {}
         self._states: dict[int, dict[str, Any]] = {}
@@ -72,7 +74,7 @@ class FeedbackLoop:
         self.totals = dict.fromkeys(PROVENANCE, 0)
         self.stopping: Callable[[], bool] = lambda: False  # asked while waiting
         self._pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
-        self._awaited: dict[int, tuple[Episode, int]] = {}  # asked episode -> itself, iteration of asking
+        self._awaited: dict[int, tuple[Units, int]] = {}  # asked episode (the first of two) -> what, since when
         self._verdicts: dict[int, float] = {}
         self._abstained: set[int] = set()
         self._held: list[Held] = []  # late parts, in the order in which their episodes ended
@@ -90,14 +92,14 @@ class FeedbackLoop:
 
     def ask(self, rollouts: Sequence[Rollout], step: int) -> None:
         """Put a budgeted fraction of the episodes just finished to the judge; take the answers that have come."""
-        if self._pool is None:
+        if self.pool is None:
             return
         feedback = self.config.feedback
         open_for_questions = step >= feedback.start_step and (not feedback.stop_step or step < feedback.stop_step)
-        limit = self._plan.limit(feedback, self._pool.in_flight)
+        limit = self._plan.limit(feedback, self.pool.in_flight)
         if open_for_questions and self.judge_error is None and limit is not None:
             self._submit(rollouts, step, feedback.fraction, limit)
-        self._guarded(self._pool.poll)
+        self._guarded(self.pool.poll)
         if feedback.late == "wait" and (asked := len(self._awaited)):
             self._wait_for_answers(feedback.wait_s)
             self._plan = self._plan.after(asked - len(self._awaited), len(self._awaited))
@@ -105,25 +107,28 @@ class FeedbackLoop:
     def _submit(self, rollouts: Sequence[Rollout], step: int, fraction: float, limit: int) -> None:
         """Choose among the episodes of all runners together: the limit (0: none) is the iteration's."""
         counts = [len(r.episodes) for r in rollouts]
-        if self._pool is None or not sum(counts):
+        if self.pool is None or not sum(counts):
             return
-        chosen, probability = self._choose(self._rng, sum(counts), fraction, limit)
+        chosen, probability = self._choose(self._rng, sum(counts), fraction, limit * (2 if self._compares else 1))
         first = np.cumsum([0, *counts])
         of = np.searchsorted(first, chosen, side="right") - 1
         found = [rollouts[r].episodes[int(e - first[r])] for e, r in zip(chosen.tolist(), of.tolist(), strict=True)]
         known = self._awaited.keys() | self._verdicts.keys() | self._abstained
         picked = [episode.copy() for episode in found if episode.episode_id not in known]
-        if not picked:
+        units: list[Units] = paired(picked, self._rng) if self._compares else list(picked)
+        if not units:
             return
-        accepted = self._pool.submit(
-            picked, inclusion_probability=probability, step=step, reward_model_version=self.version
+        doubts = doubts_about(units, self._scorers.get(self.version), self.config.judge)
+        accepted = self.pool.submit(
+            units, inclusion_probability=probability, step=step, reward_model_version=self.version, doubts=doubts
         )
-        self._tally.asked += accepted
-        self._awaited.update({e.episode_id: (e, self.iteration) for e in picked[:accepted]})
+        self._tally.asked += len(accepted)
+        about = {(one if isinstance(one, Episode) else one[0]).episode_id: one for one in units}
+        self._awaited.update({i: (about[i], self.iteration) for i in accepted})
 
     def _wait_for_answers(self, deadline_s: float) -> None:
         """Until all that is in flight has arrived, at most so long."""
-        pool, end = self._pool, time.monotonic() + deadline_s
+        pool, end = self.pool, time.monotonic() + deadline_s
         while pool is not None and pool.in_flight and not self.stopping():
             slice_s = min(_SLICE_S, end - time.monotonic())
             if slice_s <= 0 or self.judge_error is not None:
@@ -137,7 +142,7 @@ class FeedbackLoop:
         except JudgeError as error:
             self.judge_error = error
             labels = []
-        episodes, values = [], []
+        units, values = [], []
         for label in labels:
             self._last_position = max(self._last_position, label.label_id)
             asked = self._awaited.pop(label.episode_id, None)
@@ -145,16 +150,17 @@ class FeedbackLoop:
                 self._abstained.add(label.episode_id)
                 self._tally.abstained += 1
                 continue
-            self._verdicts[label.episode_id] = label.outcome.value
+            if not self._compares:  # what a preference says of one episode by itself is nothing
+                self._verdicts[label.episode_id] = label.outcome.value
             self.lateness.verdicts += 1
             self._tally.verdicts.append(label.outcome.value)
             if asked is not None:
-                episodes.append(asked[0])
+                units.append(asked[0])
                 values.append(label.outcome.value)
                 self._tally.ages.append(self.iteration - asked[1])
-        if self._trainer is not None and episodes:
-            self._trainer.add(episodes, values)
-        if self._pool is not None and not self._pool.in_flight:
+        if self._trainer is not None and units:
+            self._trainer.add(units, values)
+        if self.pool is not None and not self.pool.in_flight:
             self._awaited.clear()  # what is left could not be put to the judge: nobody will answer
 
     # ------------------------------------------------------------------------------------------ learn to judge
@@ -180,12 +186,12 @@ class FeedbackLoop:
 
     def hold(self, rollouts: Sequence[Rollout], step: int, deadline_s: float = 30.0) -> None:
         """While the feedback phase waits for the gate: ask about these episodes, wait for the answers and a fit."""
-        if self._pool is None or self._trainer is None:
+        if self.pool is None or self._trainer is None:
             return
         wanted = max(self.config.reward_model.retrain_every, self.config.reward_model.min_labels // 4)
-        if wanted > self._pool.in_flight:
-            self._submit(rollouts, step, 1.0, wanted - self._pool.in_flight)
-        self._guarded(self._pool.poll)
+        if wanted > self.pool.in_flight:
+            self._submit(rollouts, step, 1.0, wanted - self.pool.in_flight)
+        self._guarded(self.pool.poll)
         self._wait_for_answers(deadline_s)
         end = time.monotonic() + deadline_s
         while not self.stopping() and (left := end - time.monotonic()) > 0:
@@ -198,9 +204,9 @@ class FeedbackLoop:
     @property
     def holding(self) -> bool:
         """Whether the feedback phase must wait: pace is ``wait``, the gate is shut, and answers can still come."""
-        if self._trainer is None or self._pool is None or self.config.pace != "wait" or self.version:
+        if self._trainer is None or self.pool is None or self.config.pace != "wait" or self.version:
             return False
-        return self.judge_error is None and (self._pool.in_flight > 0 or not self._pool.stats().exhausted)
+        return self.judge_error is None and (self.pool.in_flight > 0 or not self.pool.stats().exhausted)
 
     # ------------------------------------------------------------------------------------------ mix
 
@@ -211,10 +217,12 @@ class FeedbackLoop:
         learn = np.ones(fragment.shape, bool)
         weight = self._weight(step)
         pins = self._pin(rollout.episodes, weight)
-        belief = self._beliefs(rollout.episodes, pins[1])
+        belief = beliefs_of(rollout.episodes, pins[1], self._scorers)
         origin = self._pay(rollout.episodes, rollout.episode_cells, belief, pins, feedback)
         open_pins = self._pin(rollout.open, weight)
-        self._pay(rollout.open, rollout.open_cells, self._beliefs(rollout.open, open_pins[1]), open_pins, feedback)
+        self._pay(
+            rollout.open, rollout.open_cells, beliefs_of(rollout.open, open_pins[1], self._scorers), open_pins, feedback
+        )
         late = self._late(rollout.episodes, pins[0])
         self._held += hold_back(rollout, np.flatnonzero(late), belief, pins, self.iteration)
         dropped = origin == DROPPED
@@ -304,16 +312,6 @@ class FeedbackLoop:
         weights, versions = zip(*pins, strict=True) if pins else ((), ())
         return np.array(weights, np.float64), np.array(versions, np.int64)
 
-    def _beliefs(self, episodes: EpisodeBatch, version: Array) -> Array:
-        """(S,) belief of each episode's own version; 0 where it has none. Nearly always there is one version."""
-        belief = np.zeros(len(episodes.obs), np.float32)
-        for one in np.unique(version[version > 0]).tolist():
-            keep = np.flatnonzero(version == one)
-            some = episodes if len(keep) == len(episodes) else take_episodes(episodes, keep)
-            rows = packed_ranges(episodes.obs_offsets[:-1][keep], episodes.lengths[keep] + 1)
-            belief[rows] = self._scorers[one].score(some).belief
-        return belief
-
     # ------------------------------------------------------------------------------------------ look, stop, go on
 
     def end_iteration(self, step: int) -> dict[str, dict[str, float]]:
@@ -325,10 +323,10 @@ class FeedbackLoop:
         self._pins = {i: pin for i, pin in self._pins.items() if pin[2] >= self.iteration - _FORGET_AFTER}
         self.lateness.dropped_steps += tally.dropped_steps
         figures = {"mix": tally.mix_figures(self._weight_now(step))}
-        if self._pool is not None:
-            stats = self._pool.stats()
+        if self.pool is not None:
+            stats = self.pool.stats()
             self._plan = self._plan.measured(stats.latency_s)
-            figures["feedback"] = tally.feedback_figures(stats, self._pool.in_flight)
+            figures["feedback"] = tally.feedback_figures(stats, self.pool.in_flight)
         if self._trainer is not None:
             figures["rm"] = tally.rm_figures(self.report, self.version)
         return figures
@@ -355,7 +353,7 @@ class FeedbackLoop:
             "store_position": self._last_position,
         }
 
-    def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Episode, float]] = ()) -> None:
+    def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Units, float]] = ()) -> None:
         """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it."""
         self.iteration, self.ramp_from, self.version = state["iteration"], state["ramp_from"], state["version"]
         self._states = dict(state["scorers"])
@@ -370,26 +368,28 @@ class FeedbackLoop:
             self._trainer.restore(state["trainer"])
         self.take_up(labelled)
 
-    def take_up(self, labelled: Sequence[tuple[Episode, float]]) -> None:
+    def take_up(self, labelled: Sequence[tuple[Units, float]]) -> None:
         """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
         held = {h.episode_id for h in self._held}
-        self._verdicts = {e.episode_id: value for e, value in labelled if e.episode_id in held}
+        known = {e.episode_id: value for e, value in labelled if isinstance(e, Episode)}
+        self._verdicts = {i: value for i, value in known.items() if i in held}
         if self._trainer is not None and labelled:
             self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
 
     def drain(self, deadline_s: float) -> None:
-        """Wait for the answers still out; they train nothing any more, but they are paid for and stored."""
-        if self._pool is not None:
-            self._guarded(self._pool.poll)
+        """Wait for the answers still out, which are paid for and stored; put no further question."""
+        if self.pool is not None:
+            self.pool.hush()
+            self._guarded(self.pool.poll)
             self._wait_for_answers(deadline_s)
 
     def pool_stats(self) -> Any:
         """The pool's account; None where nothing is asked."""
-        return None if self._pool is None else self._pool.stats()
+        return None if self.pool is None else self.pool.stats()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        if self.pool is not None:
+            self.pool.close()
         if self._trainer is not None:
             self._trainer.close()
 

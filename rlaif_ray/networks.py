@@ -99,6 +99,8 @@ class Policy:
 
         Raises ShapeError for observations of another shape.
         """
+        if not isinstance(obs, np.ndarray):
+            raise ShapeError(f"observations: got a {type(obs).__name__}, expected an array {self.spec.obs_shape}")
         single = obs.shape == self.spec.obs_shape
         batch = obs[None] if single else obs
         if batch.shape[1:] != self.spec.obs_shape:

@@ -110,7 +110,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             # Without remote runners a run is to be the same twice: labels are fitted here, in turn, not as they come.
             learns = RewardModelClient if config.resources.env_runners else LocalRewardModel
             trainer = learns(config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device)
-        return FeedbackLoop(config, pool, trainer, choose=choose, load=RewardModel.from_state)
+        loads, compares = RewardModel.from_state, pool.compares
+        return FeedbackLoop(config, pool, trainer, choose=choose, load=loads, compares=compares)
 
     @property
     def steps(self) -> int:

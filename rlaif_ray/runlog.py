@@ -40,7 +40,9 @@ class RunLog:
         self._loggers = [JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback()]
 
     def write(self, row: dict[str, Any]) -> None:
-        for logger in self._loggers:
+        json_lines, *others = self._loggers
+        json_lines.log_trial_result(row["training_iteration"], self._trial, without_nan(row))
+        for logger in others:
             logger.log_trial_result(row["training_iteration"], self._trial, row)
 
     def close(self) -> None:

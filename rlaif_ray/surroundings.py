@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from rlaif_ray import envs
-from rlaif_ray.config import Config
+from rlaif_ray.config import Config, JudgeConfig
+from rlaif_ray.config.asking import SERVED_KEYS
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.placement import cluster_address
 
@@ -29,10 +32,29 @@ def judge_serving(config: Config) -> Iterator[Config]:
 
 @contextlib.contextmanager
 def judge_served(config: Config) -> Iterator[Config]:
-    """The built-in judge or a model file, served on loopback; any other judge is somebody else's to run.
+    """The built-in judges and model files, served on loopback; any other judge is somebody else's to run.
 
-    Raises ConfigError: it can't be served, or can't read the pictures of this world.
+    Raises ConfigError: one can't be served, or can't read the pictures of this world.
     """
+    judge = config.judge
+    if not judge.panel and judge.cascade is None:
+        with _one_served(config) as served:
+            yield served
+        return
+    with contextlib.ExitStack() as stack:
+        known: dict[tuple[str, str], JudgeConfig] = {}
+        ready = []
+        for member in judge.members:
+            who = ("builtin", member.profile) if member.kind == "builtin" else (member.gguf, member.base_url)
+            if who not in known:
+                one = stack.enter_context(_one_served(config.model_copy(update={"judge": member})))
+                known[who] = one.judge
+            ready.append(member.model_copy(update={name: getattr(known[who], name) for name in SERVED_KEYS}))
+        yield config.model_copy(update={"judge": judge.served(ready)})
+
+
+@contextlib.contextmanager
+def _one_served(config: Config) -> Iterator[Config]:
     judge = config.judge
     if judge.gguf:
         from rlaif_ray.feedback.local.launcher import LocalModel
@@ -55,6 +77,15 @@ def judge_served(config: Config) -> Iterator[Config]:
 
 
 @contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Starting Ray puts a handler of its own in place of that for SIGTERM: who came to stop the run is to be heard."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def ray_running(config: Config) -> Iterator[None]:
     """A Ray of our own on this machine, or the cluster that is asked for; one already joined is left alone.
 
@@ -66,10 +97,13 @@ def ray_running(config: Config) -> Iterator[None]:
         yield
         return
     address = cluster_address(config)
-    if address:
-        _join(address)
-    else:
-        with _kept_back(config.judge.api_key_env):
+    with contextlib.ExitStack() as meanwhile:
+        meanwhile.enter_context(_signals_kept())
+        if address:
+            _join(address)
+        else:
+            for name in {member.api_key_env for member in config.judge.members}:
+                meanwhile.enter_context(_kept_back(name))
             ray.init(
                 address="local",  # also beside a cluster that was started on this machine
                 num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),

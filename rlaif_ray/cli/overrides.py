@@ -76,6 +76,7 @@ def _annotation(path: str) -> Any:
     """The type of the key at ``path``; None where the tree has no such key (it will say so itself)."""
     node: Any = Config
     for part in path.split("."):
+        node = next((one for one in get_args(node) if isinstance(one, type) and issubclass(one, BaseModel)), node)
         if not (isinstance(node, type) and issubclass(node, BaseModel)) or part not in node.model_fields:
             return None
         node = node.model_fields[part].annotation
@@ -129,7 +130,7 @@ def _names(annotation: Any) -> Iterator[str]:
         if origin is Literal:
             yield from (str(choice) for choice in get_args(kind))
         elif origin is tuple:
-            yield "INT,INT,..."
+            yield {int: "INT,INT,...", dict: "[{KEY: VALUE}, ...]"}.get(_plain(get_args(kind)[0]), "TEXT,TEXT,...")
         elif origin is dict:
             yield "{KEY: VALUE, ...}"
         elif kind is type(None):
@@ -139,5 +140,6 @@ def _names(annotation: Any) -> Iterator[str]:
 
 
 def _plain(kind: Any) -> Any:
-    """``Annotated[int, ...]`` -> ``int``."""
-    return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+    """``Annotated[int, ...]`` -> ``int``, ``dict[str, Any]`` -> ``dict``."""
+    kind = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+    return get_origin(kind) or kind

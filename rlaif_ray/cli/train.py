@@ -78,6 +78,8 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
 
         def monitor(row: dict[str, Any]) -> None:
             stop.hold()
+            for notice in row.get("notices", ()):
+                view.say(notice)
             view.update(row)
 
         outcome = experiment.train(config, resume=resume, monitor=monitor, stop=stop, say=view.say)

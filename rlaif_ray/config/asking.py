@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from rlaif_ray.errors import ConfigError, UnknownNameError
 
-__all__ = ["BudgetConfig", "FeedbackConfig", "JudgeConfig"]
+__all__ = ["BudgetConfig", "CascadeConfig", "FeedbackConfig", "JudgeConfig"]
 
 # A key put where its variable's name belongs: it begins as makers' keys do, or is long and mixed as no name is.
 KEY_LIKE = re.compile(
@@ -46,6 +48,38 @@ class FeedbackConfig(Section):
     """SQLite file of labels and spending; empty: labels.sqlite in the run's folder. Several runs may share one."""
     keep_frames_mb: NonNegativeInt = 0
     """Megabytes of the pictures that were sent to keep in the store, the newest; 0: they are redrawn when needed."""
+
+
+# What a judge of a panel or a cascade may have of its own; prompt, frames and replay are of the question.
+MEMBER_KEYS = (
+    "kind", "base_url", "model", "gguf", "mmproj", "profile", "calibration", "api_key_env", "temperature", "seed",
+    "max_tokens", "reasoning_effort", "answer_form", "detail", "timeout_s", "retries", "requests_per_minute",
+    "tokens_per_minute", "input_usd_per_mtok", "output_usd_per_mtok",
+)  # fmt: skip
+# What is known of a judge that we serve once it is served.
+SERVED_KEYS = ("base_url", "model")
+
+
+class CascadeConfig(Section):
+    """A cheap judge first, which is the one that `judge` describes, and a strong one where it is unsure."""
+
+    strong: dict[str, Any]
+    """What the strong judge has different, e.g. {model: gpt-5}."""
+    when: tuple[Literal["unsure", "order-disagrees", "rm-disagrees"], ...] = ("unsure",)
+    """The strong judge is asked where the cheap one abstains, and where any of these holds: `unsure`: its probability
+    is near a half; `order-disagrees`: a preference turns with the order; `rm-disagrees`: the reward model's ensemble
+    disagrees with itself."""
+    margin: Annotated[float, Field(ge=0.0, le=0.5)] = 0.2
+    """`unsure` is a probability so near to a half."""
+    spread: PositiveFloat = 0.1
+    """`rm-disagrees` is a standard deviation, over the ensemble's members, of so much and more."""
+
+    @field_validator("when")
+    @classmethod
+    def _says_when(cls, when: tuple[str, ...]) -> tuple[str, ...]:
+        if not when:
+            raise ValueError("allowed is one of unsure, order-disagrees, rm-disagrees, or several")
+        return when
 
 
 class JudgeConfig(Section):
@@ -119,10 +153,38 @@ class JudgeConfig(Section):
     """What a batch costs less, as a share of the price; none: what is known of the server (OpenAI: 0.5), else 0."""
     replay: Literal["prefer", "only", "off"] = "prefer"
     """Stored answers: used first; used only (anything else is an error); not used."""
+    panel: tuple[dict[str, Any], ...] = ()
+    """Several judges that vote: what each has different, e.g. [{profile: a}, {profile: b}]; empty: one judge."""
+    cascade: CascadeConfig | None = None
+    """A cheap judge first, and a strong one where it is unsure; none: one judge."""
+
+    @property
+    def members(self) -> tuple[JudgeConfig, ...]:
+        """Each judge by itself: a panel's, a cascade's cheap and strong one, or this one alone.
+
+        Raises ConfigError: what one of them has different can't be.
+        """
+        different = [("cascade.strong", self.cascade.strong)] if self.cascade is not None else []
+        different += [(f"panel.{i}", given) for i, given in enumerate(self.panel)]
+        alone = self.model_copy(update={"panel": (), "cascade": None})
+        members = tuple(_member(alone, where, given) for where, given in different)
+        return (alone, *members) if self.cascade is not None else members or (alone,)
+
+    def served(self, ready: Sequence[JudgeConfig]) -> JudgeConfig:
+        """The same judges, each of ``members`` under the address and the name that it is served under."""
+        there = [{name: getattr(one, name) for name in SERVED_KEYS} for one in ready]
+        if self.cascade is not None:
+            strong = {**self.cascade.strong, **there[1]}
+            cascade = self.cascade.model_copy(update={"strong": strong})
+            return self.model_copy(update={**there[0], "cascade": cascade})
+        panel = tuple({**given, **one} for given, one in zip(self.panel, there, strict=False))
+        return self.model_copy(update={**there[0], "panel": panel})
 
     @property
     def local(self) -> bool:
         """True where the judge is on this machine: no key, price 0 unless given."""
+        if self.panel or self.cascade is not None:
+            return all(member.local for member in self.members)
         return self.kind == "builtin" or bool(self.gguf) or LOOPBACK.match(self.base_url) is not None
 
     @field_validator("base_url")
@@ -155,6 +217,20 @@ class JudgeConfig(Section):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or KEY_LIKE.match(name):
             raise ValueError("must be the NAME of an environment variable, not a key")
         return name
+
+
+def _member(judge: JudgeConfig, where: str, given: Mapping[str, Any]) -> JudgeConfig:
+    """A judge that is like another but for what is given."""
+    for key in given:
+        if key not in MEMBER_KEYS:
+            raise UnknownNameError(f"key in judge.{where}", str(key), MEMBER_KEYS)
+    try:
+        return JudgeConfig.model_validate(judge.model_dump() | dict(given))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        path = ".".join(("judge", where, *map(str, problem["loc"])))
+        message = str(problem["msg"])
+        raise ConfigError(f"{path}: got {problem['input']!r}; {message[:1].lower()}{message[1:]}") from None
 
 
 class BudgetConfig(Section):

@@ -99,7 +99,8 @@ def _read(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
 def one_line(error: ValidationError, root: type[BaseModel] = Config) -> str:
     """The first mistake in a tree, `path: got VALUE, allowed RANGE; did you mean ...`, and how many more there are."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A key that isn't there explains what else is missing.
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         line = _unknown_key(first["loc"], root)

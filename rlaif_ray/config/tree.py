@@ -10,6 +10,7 @@ from rlaif_ray.config.asking import BudgetConfig, FeedbackConfig, JudgeConfig
 from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig
 from rlaif_ray.config.running import EnvConfig, ResourcesConfig, RunConfig
 from rlaif_ray.config.section import Section
+from rlaif_ray.errors import ConfigError
 
 __all__ = ["Config"]
 
@@ -43,6 +44,32 @@ class Config(Section):
         if self.reward_model.pace == "auto":
             return "go" if self.judge.local else "wait"
         return self.reward_model.pace
+
+    @model_validator(mode="after")
+    def _judges_fit_together(self) -> Config:
+        judge, cascade = self.judge, self.judge.cascade
+        if judge.panel and cascade is not None:
+            raise ValueError("judge.panel: got one with a judge.cascade too, allowed is one of the two")
+        if len(judge.panel) == 1:
+            raise ValueError("judge.panel: got 1 judge, allowed are none (one judge) or 2 and more")
+        try:
+            members = judge.members
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if cascade is None:
+            return self
+        if cascade.when == ("unsure",) and members[0].kind == "chat":
+            raise ValueError(
+                "judge.cascade.when: got 'unsure' with a cheap judge of kind 'chat', which gives no probability; "
+                "allowed are cheap judges of other kinds, 'order-disagrees' and 'rm-disagrees'"
+            )
+        ensemble = self.reward_model.ensemble if self.uses_reward_model else 0
+        if "rm-disagrees" in cascade.when and ensemble < 2:
+            raise ValueError(
+                f"judge.cascade.when: got 'rm-disagrees' with an ensemble of {ensemble}, allowed with a "
+                "reward_model.ensemble of 2 and more (and mix.source 'distilled' or 'hybrid')"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Config:

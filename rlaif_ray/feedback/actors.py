@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
-from rlaif_ray.feedback.ask import Asker
+from rlaif_ray.feedback.ask import Circumstances
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
-from rlaif_ray.feedback.judge import judge_from
+from rlaif_ray.feedback.judge import judges_from
+from rlaif_ray.feedback.jury import Jury
 from rlaif_ray.feedback.limits import Heard, Pace, Wait
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import Record
@@ -52,6 +53,8 @@ class Answered:
     label: Label | None = None
     stop: RlaifError | None = None  # the judge or the store can't be used: stop asking
     failed: str = ""  # this one question could not be put; the others can
+    manners: tuple[str, ...] = ()  # how each judge that has answered is talked to
+    said: tuple[str, ...] = ()  # what judges don't take of what was to be sent
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Why:
     inclusion_probability: float
     share: float = 1.0  # of the caps that may be spent so far
     reward_model_version: int = 0
+    doubt: float = 0.0  # standard deviation of the reward model's belief about it, over its ensemble
 
 
 class StoreHandle:
@@ -186,21 +190,20 @@ class Questioner:
         self._gate = asyncio.Semaphore(config.feedback.concurrency)
         self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
-    async def prepare(self, key: SecretStr | None) -> str:
-        """Take the API key, which travels in this call alone, and connect; returns who this process is."""
-        feedback = self._config.feedback
-        self._judge = judge_from(self._config.judge, key)
-        self._questions = Questionnaire.of(
-            self._config.judge, self._renderer, self._judge.identity, seed=self._config.run.seed
-        )
-        self._asker = Asker(
-            self._judge,
+    async def prepare(self, keys: Sequence[SecretStr | None]) -> str:
+        """Take the judges' API keys, which travel in this call alone, and connect; returns who this process is."""
+        feedback, seed = self._config.feedback, self._config.run.seed
+        self._judges = judges_from(self._config.judge, keys)
+        self._jury = Jury(
+            self._judges,
             self._store,
             Caps.of(self._config.budget),
             self._config.judge,
             concurrency=feedback.concurrency,
             keep_frames_mb=feedback.keep_frames_mb,
+            seed=seed,
         )
+        self._questions = Questionnaire.of(self._config.judge, self._renderer, self._jury.identity, seed=seed)
         self._prepared.set()
         return owner_id()
 
@@ -209,7 +212,8 @@ class Questioner:
         self._hushed = True
 
     async def ask(self, packed: bytes, why: Why) -> Answered:
-        """One episode (pickled) from states to label. Never raises: one question gone wrong doesn't end the pool."""
+        """One episode, or two to choose between (pickled), from states to label. Never raises: one question gone wrong
+        doesn't end the pool."""
         await self._prepared.wait()
         async with self._gate:
             if self._stopped is not None:
@@ -218,8 +222,10 @@ class Questioner:
                 return Answered()
             try:
                 asked = await asyncio.get_running_loop().run_in_executor(self._draw, self._drawn, packed, why)
-                label = await self._asker.ask(asked, share=why.share, reward_model_version=why.reward_model_version)
-                return Answered(label=label)
+                now = Circumstances(why.share, why.reward_model_version, why.doubt)
+                label = await self._jury.ask(asked, now)
+                manners = tuple(judge.manner for judge in self._judges if judge.manner)
+                return Answered(label, manners=manners, said=tuple(s for judge in self._judges for s in judge.said))
             except (JudgeError, StoreError) as error:
                 self._stopped = error
                 return Answered(stop=error)
@@ -227,9 +233,10 @@ class Questioner:
                 return Answered(failed=f"{type(error).__name__}: {error}")
 
     def _drawn(self, packed: bytes, why: Why) -> Asked:
-        episode: Episode = pickle.loads(packed)
-        question = self._questions.about(episode)
-        return Asked(question, episode, self._run_id, why.step, why.inclusion_probability)
+        units: tuple[Episode, ...] = pickle.loads(packed)
+        first, second = units[0], units[1] if len(units) > 1 else None
+        question = self._questions.about(first) if second is None else self._questions.between(first, second)
+        return Asked(question, first, self._run_id, why.step, why.inclusion_probability, second)
 
 
 def store_actor(path: Path, *, detached: bool = False, node: str = "") -> Any:

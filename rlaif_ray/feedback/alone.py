@@ -36,7 +36,7 @@ def ask_about(
     has no place for a unit's text. JudgeError: it can't be used at all (what was answered until then is stored).
     StoreError. RuntimeError: called where an event loop is running.
     """
-    prompt, constitution = words_of(config.judge, one_episode=True)
+    prompt, constitution = words_of(config.judge, one_episode=True, own_texts=True)
     asks = judge or judge_from(config.judge, key_for(config.judge))
 
     def question(unit: Unit, identity: JudgeIdentity) -> Question:

@@ -34,7 +34,7 @@ from tenacity import (
 )
 
 from rlaif_ray.config import JudgeConfig
-from rlaif_ray.errors import AttemptFailed, BudgetExhausted, JudgeError, JudgeUnreachable
+from rlaif_ray.errors import AttemptFailed, BudgetExhausted, JudgeError, JudgeUnreachable, RlaifError
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.judge import Judge
@@ -46,7 +46,7 @@ from rlaif_ray.types import Abstention, Label, Usage, Verdict
 
 Replay = Literal["prefer", "only", "off"]
 
-__all__ = ["Asker", "AsyncStore", "LocalStore", "ask_all"]
+__all__ = ["Asker", "AsyncStore", "Circumstances", "LocalStore", "ask_all"]
 
 # How often somebody else's claim on the same question is looked at again.
 _BUSY_POLL_S = 0.2
@@ -96,6 +96,22 @@ class LocalStore:
         return self._store.answer(record, outcome, ticket, used)
 
 
+class _SetAside(RlaifError):
+    """What is left of the budget is set aside for what others have in flight: it may yet come free."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Under which a question is put."""
+
+    share: float = 1.0  # of the caps that may be spent so far (``budget.share_at``)
+    reward_model_version: int = 0
+    doubt: float = 0.0  # how far the reward model disagrees with itself about it: a standard deviation
+
+
+_ALONE = Circumstances()
+
+
 @dataclass
 class _Tally:
     """What the attempts at one question came to."""
@@ -119,6 +135,7 @@ class Asker:
     def __post_init__(self) -> None:
         self._pace = Pace(self.config.requests_per_minute, self.config.tokens_per_minute, self.concurrency)
         self._door = asyncio.Lock()  # one asker of a process looks whether it is its turn; the others stand in line
+        self._line = asyncio.Lock()  # of those whom the budget has no room for at the moment: one looks again
         self._backoff = wait_exponential(multiplier=self.backoff_s, max=_MOST_BACKOFF_S) + wait_random(
             0.0, self.backoff_s
         )
@@ -126,32 +143,60 @@ class Asker:
         self.batched: set[str] = set()  # questions met that a batch has in flight
         self._slowed = False  # a refusal was met: answers are told too, which makes room again
 
-    async def ask(self, asked: Asked, *, share: float = 1.0, reward_model_version: int = 0) -> Label | None:
+    @property
+    def owner(self) -> str:
+        """In whose name questions are claimed and money is reserved: this process."""
+        return self._owner
+
+    async def ask(
+        self, asked: Asked, circumstances: Circumstances = _ALONE, *, part_of: int | None = None
+    ) -> Label | None:
         """The label of one question; None where the budget has no room for it, or it is in a batch (``batched``).
 
-        ``share`` of the caps may be spent so far (``budget.share_at``).
+        ``part_of``: the reservation of a whole question, where this is one judge's or one order's share in it.
 
         Raises JudgeError: the judge can't be used at all. ReplayMissError: ``replay`` is ``only``. StoreError.
         """
-        record = record_of(asked, keep_frames=self.keep_frames_mb > 0, reward_model_version=reward_model_version)
-        claimed = await self._claim(record)
-        record = record.without_episode()
-        if isinstance(claimed, Label):
-            return claimed
-        if claimed == "batched":
-            self.batched.add(record.question_key)
-            return None
-        if claimed == "unanswered":
-            return None
-        try:
-            return await self._attempts(asked, record, self.caps.at(share))
-        except BaseException as error:  # storing an answer frees the question by itself; nothing else does
-            await self.store.unclaim(record.question_key, self._owner)
-            if isinstance(error, BudgetExhausted):
+        record = record_of(
+            asked, keep_frames=self.keep_frames_mb > 0, reward_model_version=circumstances.reward_model_version
+        )
+        record, tally = replace(record, part=part_of is not None, hold=part_of), _Tally()
+        caps = self.caps.at(circumstances.share)
+        while True:
+            claimed = await self.claim(record)
+            record = record.without_episode()
+            if isinstance(claimed, Label):
+                return claimed
+            if claimed == "batched":
+                self.batched.add(record.question_key)
                 return None
-            raise
+            if claimed == "unanswered":
+                return None
+            try:
+                return await self._attempts(asked, record, caps, tally)
+            except BaseException as error:  # storing an answer frees the question by itself; nothing else does
+                await self.store.unclaim(record.question_key, self._owner)
+                if isinstance(error, BudgetExhausted):
+                    return None
+                if not isinstance(error, _SetAside):
+                    raise
+            async with self._line:
+                await asyncio.sleep(_BUSY_POLL_S)
 
-    async def _claim(self, record: Record) -> Label | ClaimState:
+    async def hold(self, record: Record, worst: Amount, caps: Caps) -> int:
+        """Set the worst case of a whole question aside, of which its parts take theirs; the number to settle it by.
+
+        Raises BudgetExhausted: there is no room for it, whatever comes of what is in flight.
+        """
+        record = replace(record, whole=True)
+        while True:
+            try:
+                return await self._turn(record, worst, caps)
+            except _SetAside:
+                async with self._line:
+                    await asyncio.sleep(_BUSY_POLL_S)
+
+    async def claim(self, record: Record) -> Label | ClaimState:
         state = await self.store.claim(record, self._owner, self.config.replay, self.keep_frames_mb)
         record = record.without_episode()
         while state == "busy":
@@ -159,8 +204,7 @@ class Asker:
             state = await self.store.claim(record, self._owner, self.config.replay, 0.0)
         return state
 
-    async def _attempts(self, asked: Asked, record: Record, caps: Caps) -> Label:
-        tally = _Tally()
+    async def _attempts(self, asked: Asked, record: Record, caps: Caps, tally: _Tally) -> Label:
         try:
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self.config.retries + 1),
@@ -178,12 +222,18 @@ class Asker:
         raise AssertionError("tenacity ends with a return or a raise")
 
     async def _turn(self, record: Record, worst: Amount, caps: Caps) -> int:
-        """Wait for this attempt's turn; its reservation. Raises BudgetExhausted."""
+        """Wait for its turn, and have the worst case reserved.
+
+        Raises _SetAside: others' worst cases fill the budget. Who waits for them lets the question go meanwhile, which
+        one of them may be waiting for. BudgetExhausted.
+        """
         async with self._door:
             while True:
                 admitted = await self.store.admit(record, worst, caps, self._owner, self._pace)
                 if not isinstance(admitted, Wait):
                     return admitted
+                if admitted.for_budget:
+                    raise _SetAside(admitted.why)
                 await asyncio.sleep(admitted.seconds)
 
     async def _attempt(self, asked: Asked, record: Record, caps: Caps, tally: _Tally) -> Label:

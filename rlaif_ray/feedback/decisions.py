@@ -16,7 +16,7 @@ from openai.types import Decision
 from pydantic import ValidationError
 
 from rlaif_ray.feedback.dialect import Dialect
-from rlaif_ray.feedback.judge import ChatJudge, data_url, titles
+from rlaif_ray.feedback.judge import ChatJudge, data_url, model_name, titles
 from rlaif_ray.feedback.question import Question
 from rlaif_ray.feedback.quoting import storable
 from rlaif_ray.feedback.reply import MOST_TEXT, counted, verdict_on
@@ -60,10 +60,16 @@ class DecisionsJudge(ChatJudge):
 
     async def ask_in(self, question: Question, dialect: Dialect) -> Verdict | Abstention:
         """One attempt. There is nothing in the request that might be left out."""
-        return await self.ask_with(question, decisions_body(self.config.model, self.config.detail, question))
+        return await self.ask_with(question, decisions_body(model_name(self.config), self.config.detail, question))
 
     async def ask(self, question: Question) -> Verdict | Abstention:
-        return await self.ask_in(question, self.dialect)
+        outcome = await self.ask_in(question, self.dialect)
+        self.settled = True
+        return outcome
+
+    @property
+    def manner(self) -> str:
+        return f"{self.identity}: asks typed questions, answered with probabilities" if self.settled else ""
 
     async def ask_with(self, question: Question, body: dict[str, Any]) -> Verdict | Abstention:
         started = time.monotonic()

@@ -77,6 +77,12 @@ class Dialect:
                 return looser
         return None
 
+    def told(self, config: JudgeConfig) -> str:
+        """How the server is talked to, in words: the answer's form and what is left out."""
+        form = {"schema": "a strict JSON schema", "json": "a JSON object", "text": "plain text"}[self.form]
+        words = self.lacking(Dialect(self.form), config)
+        return "; ".join([f"asks for {form}", *words])
+
     def lacking(self, wanted: Dialect, config: JudgeConfig) -> list[str]:
         """What ``wanted`` has and this lacks, in words."""
         words = []

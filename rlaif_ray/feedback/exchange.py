@@ -12,8 +12,9 @@ is an error.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Imported", "export_parquet", "frames_for", "import_parquet"]
 
 Sheet = Callable[[Sequence[bytes]], bytes]
+Ids = Mapping[int, int]
+_HASH = re.compile(r"[0-9a-f]{32}")
 
 _ROWS_AT_ONCE = 100
 # Arrow type of each column as Hugging Face names it. Those of the store come first, by the name they have there.
@@ -42,13 +45,20 @@ _COLUMNS = {
     "judge_settings": "string", "prompt_name": "string", "prompt_hash": "string", "polarity": "string",
     "system_text": "string", "user_text": "string", "question_kind": "string", "principle": "string",
     "unit_order": "string", "replicate": "int64", "unit_keys": "string", "frame_hashes": "string",
+    "second_key": "string", "second_id": "int64", "second_version": "int64", "part": "bool", "made_of": "string",
+    "inconsistent": "bool",
+}  # fmt: skip
+# What files of earlier versions lack, and what it is there.
+_SINCE = {
+    "second_key": None, "second_id": None, "second_version": None, "part": False, "made_of": "[]",
+    "inconsistent": False, "second_episode": None,
 }  # fmt: skip
 _SELECT = """
     SELECT l.*, a.*, q.judge, q.judge_settings, q.prompt_name, q.prompt_hash, q.polarity, q.system_text, q.user_text,
            q.kind AS question_kind, q.principle, q.unit_order, q.replicate, q.unit_keys, q.frame_hashes,
-           a.kind AS kind, a.id AS answer_id, e.blob AS episode
+           a.kind AS kind, a.id AS answer_id, e.blob AS episode, s.blob AS second_episode
     FROM labels l JOIN answers a ON a.id = l.answer_id JOIN questions q ON q.key = l.question_key
-    JOIN episodes e ON e.key = l.episode_key
+    JOIN episodes e ON e.key = l.episode_key LEFT JOIN episodes s ON s.key = l.second_key
     WHERE (?1 IS NULL OR l.run_id = ?1) ORDER BY l.label_id
 """
 _QUESTION = (
@@ -58,10 +68,11 @@ _QUESTION = (
 _ANSWER = (
     "question_key", "answered_at", "kind", "value", "approved", "rating", "preference", "probability", "description",
     "reasoning", "reason", "detail", "text", "input_tokens", "output_tokens", "cost_usd", "latency_s", "attempts",
+    "inconsistent",
 )  # fmt: skip
 _LABEL = (
     "question_key", "episode_key", "episode_id", "run_id", "policy_version", "step", "inclusion_probability",
-    "reward_model_version",
+    "reward_model_version", "part", "second_key", "second_id", "second_version",
 )  # fmt: skip
 
 
@@ -75,12 +86,16 @@ class Imported:
 
 
 def frames_for(store: LabelStore, label: Label, renderer: EpisodeRenderer | None) -> tuple[bytes, ...]:
-    """The pictures of a label as PNG: those kept, or drawn again from the episode; none without a renderer."""
+    """The pictures of a label as PNG: those kept, or drawn again from the episode (of a preference from both, the first
+    unit's before the second's); none without a renderer."""
     kept = store.frames_of(label)
     if kept is not None or renderer is None:
         return kept or ()
-    states = store.episode_of(label).states
-    return () if states is None else renderer.png(states)
+    drawn: list[bytes] = []
+    for episode in (store.episode_of(label), store.second_of(label)):
+        if episode is not None and episode.states is not None:
+            drawn += renderer.png(episode.states)
+    return tuple(drawn)
 
 
 def export_parquet(
@@ -125,15 +140,17 @@ def import_parquet(store: LabelStore, path: Path) -> Imported:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        missing = sorted({*_COLUMNS, "episode"} - set(file.schema_arrow.names))
+        there = [name for name in (*_COLUMNS, "episode", "second_episode") if name in file.schema_arrow.names]
+        missing = sorted({*_COLUMNS, "episode"} - _SINCE.keys() - set(there))
         if missing:
             raise StoreError(f"{path}: not labels exported from here, it lacks {', '.join(missing[:5])}")
-        batches = file.iter_batches(_ROWS_AT_ONCE, columns=[*_COLUMNS, "episode"])
+        batches = file.iter_batches(_ROWS_AT_ONCE, columns=there)
         counts = {"labels": 0, "answers": 0, "known": 0}
+        ids: dict[int, int] = {}  # label_id in the file -> in the store
         with store.writing() as db:
             for batch in batches:
                 for row in batch.to_pylist():
-                    _take_in(db, row, counts, path)
+                    ids[row["label_id"]] = _take_in(db, _SINCE | row, counts, path, ids)
     except (OSError, pyarrow.ArrowException) as error:
         raise StoreError(f"{path}: can't be read as Parquet: {str(error).splitlines()[0]}") from None
     return Imported(**counts)
@@ -146,11 +163,12 @@ def _schema() -> pyarrow.Schema:
     kinds = {"int64": pyarrow.int64(), "float64": pyarrow.float64(), "bool": pyarrow.bool_()}
     picture = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     fields = [(name, kinds.get(kind, pyarrow.string())) for name, kind in _COLUMNS.items()]
-    fields += [("image", picture), ("frames", pyarrow.list_(picture)), ("episode", pyarrow.binary())]
+    fields += [("image", picture), ("frames", pyarrow.list_(picture))]
+    fields += [("episode", pyarrow.binary()), ("second_episode", pyarrow.binary())]
     features: dict[str, Any] = {name: {"dtype": kind, "_type": "Value"} for name, kind in _COLUMNS.items()}
     features["image"] = {"_type": "Image"}
     features["frames"] = {"feature": {"_type": "Image"}, "_type": "List"}
-    features["episode"] = {"dtype": "binary", "_type": "Value"}
+    features["episode"] = features["second_episode"] = {"dtype": "binary", "_type": "Value"}
     return pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -163,41 +181,63 @@ def _batches(store: LabelStore, run: str | None) -> Iterator[list[sqlite3.Row]]:
 
 def _row(store: LabelStore, row: sqlite3.Row, renderer: EpisodeRenderer | None, sheet: Sheet) -> dict[str, Any]:
     filled = {name: row[name] for name in _COLUMNS}
-    filled["replayed"] = bool(row["replayed"])
+    filled |= {name: bool(row[name]) for name in ("replayed", "part", "inconsistent")}
     filled["approved"] = None if row["approved"] is None else bool(row["approved"])
     frames = frames_for(store, label_from_row(row), renderer)
     pictures = [{"bytes": frame, "path": f"{i}.png"} for i, frame in enumerate(frames)]
     image = {"bytes": sheet(frames), "path": f"{row['label_id']}.png"} if frames else None
-    return filled | {"image": image, "frames": pictures, "episode": row["episode"]}
+    episodes = {"episode": row["episode"], "second_episode": row["second_episode"]}
+    return filled | {"image": image, "frames": pictures} | episodes
 
 
-def _take_in(db: sqlite3.Connection, row: dict[str, Any], counts: dict[str, int], path: Path) -> None:
-    where = f"{path}: label {row['label_id']}"
-    try:
-        label_from_row(row)  # the checks at birth
-        if episode_key(unpack_episode(row["episode"])) != row["episode_key"]:
-            raise StoreError("its episode is another than it says")
-    except (RlaifError, ValueError, TypeError) as error:
-        raise StoreError(f"{where}: {error}") from None
-    db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (row["episode_key"], row["episode"]))
+def _take_in(db: sqlite3.Connection, row: dict[str, Any], counts: dict[str, int], path: Path, ids: Ids) -> int:
+    """One row; its label_id in the store."""
+    _check(row, f"{path}: label {row['label_id']}")
+    for key, blob in (("episode_key", "episode"), ("second_key", "second_episode")):
+        if row[key] is not None:
+            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (row[key], row[blob]))
     marks = ", ".join("?" * len(_QUESTION))
     db.execute(f"INSERT OR IGNORE INTO questions VALUES ({marks})", [row[name] for name in _QUESTION])
     known = db.execute(
         "SELECT id FROM answers WHERE question_key = ? AND answered_at = ? AND text = ?",
         (row["question_key"], row["answered_at"], row["text"]),
     ).fetchone()
-    answer = int(known["id"]) if known is not None else _insert(db, "answers", {name: row[name] for name in _ANSWER})
+    made_of = json.dumps([ids[part] for part in json.loads(row["made_of"]) if part in ids])
+    said = {name: row[name] for name in _ANSWER} | {"made_of": made_of}
+    answer = int(known["id"]) if known is not None else _insert(db, "answers", said)
     counts["answers"] += known is None
     there = db.execute(
-        "SELECT 1 FROM labels WHERE answer_id = ? AND run_id = ? AND episode_id = ? AND step = ? AND replayed = ?",
-        (answer, row["run_id"], row["episode_id"], row["step"], int(row["replayed"])),
+        "SELECT label_id FROM labels WHERE answer_id = ? AND run_id = ? AND episode_id = ? AND step = ?"
+        " AND replayed = ? AND part = ?",
+        (answer, row["run_id"], row["episode_id"], row["step"], int(row["replayed"]), int(row["part"])),
     ).fetchone()
     if there is not None:
         counts["known"] += 1
-        return
+        return int(there["label_id"])
     columns = {name: row[name] for name in _LABEL}
-    _insert(db, "labels", columns | {"answer_id": answer, "replayed": int(row["replayed"])})
     counts["labels"] += 1
+    return _insert(db, "labels", columns | {"answer_id": answer, "replayed": int(row["replayed"])})
+
+
+def _check(row: dict[str, Any], where: str) -> None:
+    """Raises StoreError: a row that can't be what it says."""
+    try:
+        label_from_row(row)  # the checks at birth
+        for key, blob in (("episode_key", "episode"), ("second_key", "second_episode")):
+            if row[key] is not None and episode_key(unpack_episode(row[blob] or b"")) != row[key]:
+                raise StoreError(f"its {blob.replace('_', ' ')} is another than it says")
+        if (row["second_key"] is None) != (row["second_id"] is None or row["second_version"] is None):
+            raise StoreError("it says who its second episode is in part only")
+        if not _all(json.loads(row["frame_hashes"]), lambda name: isinstance(name, str) and _HASH.fullmatch(name)):
+            raise StoreError(f"frame_hashes: got {row['frame_hashes'][:60]!r}, expected a list of 32 hex digits each")
+        if not _all(json.loads(row["made_of"]), lambda part: type(part) is int):
+            raise StoreError(f"made_of: got {row['made_of'][:60]!r}, expected a list of labels")
+    except (RlaifError, ValueError, TypeError, RecursionError) as error:
+        raise StoreError(f"{where}: {error}") from None
+
+
+def _all(listed: object, holds: Callable[[Any], object]) -> bool:
+    return isinstance(listed, list) and all(holds(one) for one in listed)
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -36,9 +37,12 @@ __all__ = [
     "Judge",
     "complaint_of",
     "data_url",
+    "gives_probability",
     "identity_of",
     "judge_from",
+    "judges_from",
     "key_for",
+    "keys_for",
     "model_name",
     "question_messages",
     "request_body",
@@ -81,9 +85,19 @@ def key_for(config: JudgeConfig) -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
+def keys_for(config: JudgeConfig) -> tuple[SecretStr | None, ...]:
+    """The keys of all its judges. Raises MissingKeyError."""
+    return tuple(key_for(member) for member in config.members)
+
+
 def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
-    """The configured judge. Raises ConfigError: its price is unknown, or the built-in one was not started."""
-    if config.kind == "decisions":
+    """The configured judge. Raises ConfigError: its price is unknown, the built-in one was not started, or there are
+    several."""
+    if config.panel or config.cascade is not None:
+        raise ConfigError(
+            f"judge.{'panel' if config.panel else 'cascade'}: got {len(config.members)} judges, allowed here is one"
+        )
+    if answers_decisions(config):
         from rlaif_ray.feedback.decisions import DecisionsJudge
 
         return DecisionsJudge(config, key=key)
@@ -92,6 +106,30 @@ def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
 
         return LogOddsJudge(config, key=key)
     return ChatJudge(config, key=key)
+
+
+def judges_from(config: JudgeConfig, keys: Sequence[SecretStr | None]) -> tuple[ChatJudge, ...]:
+    """The configured judges, in the order of ``config.members``. Raises ConfigError, as ``judge_from``, and where a
+    cascade waits for a probability that its cheap judge doesn't give."""
+    cascade, members = config.cascade, config.members
+    if cascade is not None and cascade.when == ("unsure",) and not gives_probability(members[0]):
+        raise ConfigError(
+            f"judge.cascade.when: got 'unsure' with the cheap judge {model_name(members[0])!r}, which gives no "
+            "probability; allowed are profiles with endpoint: decisions, such as cheap-nano"
+        )
+    return tuple(judge_from(member, key) for member, key in zip(members, keys, strict=True))
+
+
+def answers_decisions(config: JudgeConfig) -> bool:
+    """Whether typed questions are put to it, which are answered with probabilities."""
+    if config.kind == "builtin":
+        return load_profile(config.profile).endpoint == "decisions"
+    return config.kind == "decisions"
+
+
+def gives_probability(config: JudgeConfig) -> bool:
+    """Whether its verdicts come with one."""
+    return config.kind == "logodds" or answers_decisions(config)
 
 
 def identity_of(config: JudgeConfig) -> JudgeIdentity:
@@ -115,12 +153,13 @@ def identity_of(config: JudgeConfig) -> JudgeIdentity:
     }
     if config.reasoning_effort is not None:
         settings["reasoning_effort"] = config.reasoning_effort
+    if builtin and answers_decisions(config):
+        settings["endpoint"] = "decisions"
     if config.answer_form != "auto":
         settings["answer_form"] = config.answer_form
     if builtin:
         profile = load_profile(config.profile)
-        # How it treats batches changes no answer.
-        settings["profile"] = hashlib.sha256(profile.model_dump_json(exclude={"batch"}).encode()).hexdigest()[:16]
+        settings["profile"] = profile.digest
     return JudgeIdentity(_name_of(config), model_name(config), tuple(sorted(settings.items())))
 
 
@@ -214,7 +253,7 @@ class ChatJudge:
         self.endpoint = Endpoint(config, key or key_for(config))
         self.dialect = first_dialect(config, model_name(config))
         self.said: tuple[str, ...] = ()
-        self._settled = False
+        self.settled = False  # it has answered: its dialect is known
         self._negotiating = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -231,7 +270,7 @@ class ChatJudge:
             if "(413)" in str(error):  # too large, however it is said
                 raise
             return await self._settle(question, dialect, error)
-        self._settled = True
+        self.settled = True
         return outcome
 
     async def ask_in(self, question: Question, dialect: Dialect) -> Verdict | Abstention:
@@ -263,15 +302,15 @@ class ChatJudge:
         async with self._negotiating:
             if self.dialect != refused:  # somebody else has found out meanwhile
                 return await self.ask_in(question, self.dialect)
-            if self._settled:  # it has answered in this dialect: what it refuses is this question
+            if self.settled:  # it has answered in this dialect: what it refuses is this question
                 raise error
             try:
                 dialect, outcome = await self._negotiated(question, refused, error)
             except JudgeRejectsRequest:
-                self._settled = True  # nothing helps: the others needn't try again
+                self.settled = True  # nothing helps: the others needn't try again
                 raise
             words = dialect.lacking(refused, self.config)
-            self.dialect, self._settled = dialect, True
+            self.dialect, self.settled = dialect, True
             self.said = (f"{self.config.base_url} doesn't take all that was sent: {'; '.join(words)} ({error})",)
             logger.warning("%s", self.said[0])
             return outcome
@@ -294,6 +333,13 @@ class ChatJudge:
             except JudgeRejectsRequest:
                 continue
         raise error
+
+    @property
+    def manner(self) -> str:
+        """How it is talked to, in one line, once it has answered; empty before."""
+        if not self.settled:
+            return ""
+        return f"{self.identity}: {self.dialect.told(self.config)}"
 
     async def close(self) -> None:
         await self.endpoint.close()

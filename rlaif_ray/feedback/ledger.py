@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rlaif_ray.errors import BudgetExhausted, StoreError
 from rlaif_ray.feedback.budget import Account, Amount, Caps
@@ -22,17 +22,22 @@ __all__ = [
     "check_caps",
     "close_attempt",
     "close_batch",
+    "draw",
+    "drawable",
     "forget_unsent",
     "hear",
     "may_take",
     "open_attempt",
     "reserved_already",
+    "room_in_caps",
     "take_turn",
 ]
 
 # A claim or reservation of a process on another host, which can't be looked at, is given up this long after its last
 # sign of life. Longer than any attempt and any Retry-After that is honoured.
 LEASE_S = 600.0
+# Looking whether what others had in flight cost less than was set aside for it.
+_BUDGET_WAIT_S = 0.2
 
 _RESERVED = (
     "SELECT coalesce(sum(worst_usd), 0.0), coalesce(sum(worst_labels), 0), coalesce(sum(worst_tokens), 0)"
@@ -86,11 +91,47 @@ def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:
     return True
 
 
-def check_caps(db: sqlite3.Connection, caps: Caps, run_id: str, worst: Amount) -> None:
-    """Raises BudgetExhausted: a cap of the store or of the run has no room for the worst case."""
-    account_of(db, caps).reserve(worst)
+def room_in_caps(db: sqlite3.Connection, caps: Caps, run_id: str, worst: Amount) -> Wait | None:
+    """None where the caps of the store and of the run have room for the worst case; a wait where they would have, but
+    for worst cases of what others have in flight. Raises BudgetExhausted: they have none, whatever comes of those."""
+    accounts = [account_of(db, caps)]
     if caps.run is not None:
-        account_of_run(db, caps.run, run_id).reserve(worst)
+        accounts.append(account_of_run(db, caps.run, run_id))
+    try:
+        for account in accounts:
+            account.reserve(worst)
+    except BudgetExhausted as error:
+        for account in accounts:
+            replace(account, reserved=Amount()).reserve(worst)
+        return Wait(_BUDGET_WAIT_S, str(error), for_budget=True)
+    return None
+
+
+def check_caps(db: sqlite3.Connection, caps: Caps, run_id: str, worst: Amount) -> None:
+    """Raises BudgetExhausted: a cap of the store or of the run has no room for the worst case at this moment."""
+    wait = room_in_caps(db, caps, run_id, worst)
+    if wait is not None:
+        raise BudgetExhausted(wait.why)
+
+
+def drawable(db: sqlite3.Connection, hold: int | None, worst: Amount) -> Amount:
+    """How much of one attempt's worst case was set aside already, with that of the whole question it is part of."""
+    row = db.execute(
+        "SELECT worst_usd, worst_labels, worst_tokens FROM attempts WHERE id = ? AND state = 'open'", (hold,)
+    ).fetchone()
+    if row is None:
+        return Amount()
+    left = Amount(*row)
+    return Amount(min(left.usd, worst.usd), min(left.labels, worst.labels), min(left.tokens, worst.tokens))
+
+
+def draw(db: sqlite3.Connection, hold: int | None, amount: Amount) -> None:
+    """Take so much out of what was set aside for a whole question."""
+    db.execute(
+        "UPDATE attempts SET worst_usd = worst_usd - ?, worst_labels = worst_labels - ?,"
+        " worst_tokens = worst_tokens - ? WHERE id = ? AND state = 'open'",
+        (amount.usd, amount.labels, amount.tokens, hold),
+    )
 
 
 def reserved_already(db: sqlite3.Connection, record: Record) -> int | None:
@@ -105,7 +146,7 @@ def open_attempt(db: sqlite3.Connection, record: Record, worst: Amount, owner: s
     db.execute("UPDATE claims SET lease_until = ? WHERE question_key = ?", (now + LEASE_S, record.question_key))
     ticket = db.execute(
         "INSERT INTO attempts (question_key, run_id, owner, state, worst_usd, worst_labels, worst_tokens, reserved_at,"
-        " lease_until, judge, request) VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?)",
+        " lease_until, judge, request, whole) VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             record.question_key,
             record.run_id,
@@ -117,6 +158,7 @@ def open_attempt(db: sqlite3.Connection, record: Record, worst: Amount, owner: s
             now + LEASE_S,
             record.judge,
             _number(record),
+            int(record.whole),
         ),
     ).lastrowid
     if ticket is None:
@@ -132,6 +174,8 @@ def close_attempt(db: sqlite3.Connection, ticket: int, state: str, used: Amount 
     if row["state"] == "settled" or row["state"] == state:
         return
     charged = Amount(row["worst_usd"], row["worst_labels"], row["worst_tokens"]) if used is None else used
+    if row["whole"]:  # nothing was sent for it
+        charged = Amount()
     before = Amount(row["used_usd"], row["used_labels"], row["used_tokens"])  # not 0 where it was written off
     more = charged - before
     db.execute(
@@ -197,7 +241,9 @@ def _number(record: Record) -> str | None:
 
 
 def _in_flight(db: sqlite3.Connection, judge: str) -> int:
-    row = db.execute("SELECT count(*) FROM attempts WHERE state = 'open' AND judge = ?", (judge,)).fetchone()
+    row = db.execute(
+        "SELECT count(*) FROM attempts WHERE state = 'open' AND judge = ? AND NOT whole", (judge,)
+    ).fetchone()
     return int(row[0])
 
 

@@ -50,6 +50,7 @@ class Wait:
 
     seconds: float
     why: str
+    for_budget: bool = False  # what others have in flight may yet leave room: somebody else's turn meanwhile
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
 from rlaif_ray.feedback.budget import Account, Caps, share_at
 from rlaif_ray.feedback.database import owner_alive
-from rlaif_ray.feedback.judge import judge_from, key_for
-from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.judge import judges_from, keys_for
+from rlaif_ray.feedback.jury import check_words, parts_at_most
+from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
+from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.types import Episode, EpisodeRenderer, Label
+from rlaif_ray.types import Episode, EpisodeRenderer, Label, Units, episode_key
 
 __all__ = ["FeedbackPool", "PoolStats"]
 
@@ -49,23 +51,6 @@ _RECENT = 200
 _MOST_DEATHS = 3
 
 
-@dataclass(frozen=True)
-class PoolStats:
-    """Where asking stands."""
-
-    labels: int  # billed questions of this run, abstentions included
-    abstained: int
-    replayed: int
-    spend_usd: float  # of this run
-    reserved_usd: float
-    cap_usd: float | None
-    labels_left: int | None  # of the store's cap or the run's own, whichever is less; None: no cap
-    latency_s: float  # mean of recent answers; 0 before the first
-    exhausted: bool  # the budget has no room for another question
-    failed: int = 0  # questions that could not be put at all, or whose process died again and again
-    asked_again: int = 0  # questions put a second time because a process died with them
-
-
 @dataclass
 class _Worker:
     actor: Any
@@ -76,7 +61,7 @@ class _Worker:
 @dataclass
 class _Question:
     worker: _Worker
-    episode: Episode
+    units: tuple[Episode, ...]
     why: Why
     deaths: int = 0  # processes that died with it in flight
 
@@ -102,10 +87,15 @@ class FeedbackPool:
     ) -> None:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._caps = Caps.of(config.budget)
-        load_prompt(config.judge.prompt)
-        # A run that is replayed asks nobody. Mistakes are told here, not in a worker's log.
-        self._key = SecretStr("unused") if config.judge.replay == "only" else key_for(config.judge)
-        judge_from(config.judge, self._key)
+        # Mistakes are told here, not in a worker's log.
+        prompt, _ = words_of(config.judge, source=config.mix.source if config.asks else "distilled")
+        check_words(config.judge, prompt)
+        self.compares = prompt.kind == "preference"  # questions are about two episodes
+        self._parts = parts_at_most(config.judge, prompt.kind)  # billed questions of one label
+        # A run that is replayed asks nobody.
+        unused = tuple(SecretStr("unused") for _ in config.judge.members)
+        self._keys = unused if config.judge.replay == "only" else keys_for(config.judge)
+        judges_from(config.judge, self._keys)
         self._store = StoreHandle(Path(store_path), detached=detached_store, node=home)
         with self._store.opened() as store:
             store.open_run(run_id, self._caps)
@@ -119,6 +109,9 @@ class FeedbackPool:
         self._stop: RlaifError | None = None
         self._stopped = False
         self._refused = False
+        self._told: set[str] = set()  # what is said once
+        self._notices: list[str] = []
+        self._manners: tuple[str, ...] = ()  # how each judge is talked to, as far as it has answered
         self._failed = self._asked_again = 0
         self._labels_left = self._room_for_labels(*self._standing())
 
@@ -126,29 +119,51 @@ class FeedbackPool:
 
     def submit(
         self,
-        episodes: Sequence[Episode],
+        units: Sequence[Units],
         *,
         inclusion_probability: float,
         step: int,
         reward_model_version: int = 0,
-    ) -> int:
-        """Have these episodes judged, without waiting; how many were taken on, the first ones first.
+        doubts: Sequence[float] = (),
+    ) -> list[int]:
+        """Have these episodes, or pairs to choose between, judged, without waiting; the ids of those taken on (of a
+        pair's first), the first ones first.
 
         ``step`` says how much of the budget ``budget.schedule`` opens; ``reward_model_version`` is stored with the
-        labels. Fewer than given where the label budget or the backlog has no room for more, none once asking has
-        stopped.
+        labels; ``doubts`` say for each how far the reward model's ensemble disagrees about it. Fewer than given where
+        the label budget or the backlog has no room for more, none once asking has stopped. With the label budget used
+        up, those that somebody has asked about already are taken on: the store may have their answer.
         """
         self._collect(0.0)
-        room = BACKLOG * self._config.feedback.concurrency - len(self._pending)
-        if self._labels_left is not None:
-            room = min(room, self._labels_left - len(self._pending))
-        if self._stopped:
-            room = 0
-        taken = list(episodes[: max(0, room)])
+        pairs = [(one,) if isinstance(one, Episode) else tuple(one) for one in units]
+        room = 0 if self._stopped else max(0, BACKLOG * self._config.feedback.concurrency - len(self._pending))
+        paid = room if self._labels_left is None else max(0, self._labels_left // self._parts - len(self._pending))
+        chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][:room]
         why = Why(step, inclusion_probability, self._share(step), reward_model_version)
-        for episode in taken:
-            self._put(_Question(min(self._workers, key=lambda w: w.in_flight), episode, why))
-        return len(taken)
+        for i in chosen:
+            now = replace(why, doubt=doubts[i]) if doubts else why
+            self._put(_Question(min(self._workers, key=lambda w: w.in_flight), pairs[i], now))
+        return [pairs[i][0].episode_id for i in chosen]
+
+    def _known(self, units: Sequence[tuple[Episode, ...]], first: int) -> list[int]:
+        """Which of them, from so many on, the store may answer for nothing."""
+        rest = {} if self._stopped else {i: episode_key(units[i][0]) for i in range(first, len(units))}
+        if not rest or self._config.judge.replay != "prefer":
+            return []
+        judged = self._of_store("judged", list(rest.values()))
+        return [i for i, key in rest.items() if key in judged]
+
+    def hush(self) -> None:
+        """Begin no further question, also of those taken on; what is under way goes on."""
+        self._stopped = True
+        for worker in self._workers:
+            worker.actor.hush.remote()
+
+    def notices(self) -> list[str]:
+        """What a user should know, each thing once: how a judge is talked to that doesn't take all, and that the
+        budget is spent."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def poll(self) -> list[Label]:
         """Labels that arrived since the last poll, without waiting.
@@ -167,11 +182,16 @@ class FeedbackPool:
             self._collect(deadline - time.monotonic())
         return self._hand_out()
 
-    def stored(self) -> list[tuple[Episode, float]]:
-        """Every verdict of this run in the store with its episode, oldest first. Raises StoreError."""
+    def stored(self) -> list[tuple[Units, float]]:
+        """Every verdict of this run in the store with what it is about, oldest first. Raises StoreError."""
         with self._store.opened() as store:
             labels = [(one, one.value) for one in store.labels(self._run_id)]
-            return [(store.episode_of(one), value) for one, value in labels if value is not None]
+            return [(store.units_of(one), value) for one, value in labels if value is not None]
+
+    @property
+    def manners(self) -> tuple[str, ...]:
+        """How each judge is talked to, as far as it has answered."""
+        return self._manners
 
     @property
     def in_flight(self) -> int:
@@ -181,8 +201,12 @@ class FeedbackPool:
     def stats(self) -> PoolStats:
         """Where asking stands, from the store. Raises StoreError."""
         stats, account, own = self._standing()
-        left = _least(account.labels_left, own.labels_left)
+        left = least(account.labels_left, own.labels_left)
         self._labels_left = self._room_for_labels(stats, account, own)
+        exhausted = account.empty or own.empty or (self._refused and account.reserved.labels == 0)
+        if exhausted:
+            spent = f"The budget is spent: {stats.labels:,} labels for USD {stats.spend_usd:.2f}"
+            self._say_once("budget", f"{spent}. Asking is at its end, training goes on.")
         return PoolStats(
             labels=stats.labels,
             abstained=stats.abstained,
@@ -192,7 +216,7 @@ class FeedbackPool:
             cap_usd=stats.cap_usd,
             labels_left=left,
             latency_s=sum(self._latencies) / len(self._latencies) if self._latencies else 0.0,
-            exhausted=account.empty or own.empty or (self._refused and account.reserved.labels == 0),
+            exhausted=exhausted,
             failed=self._failed,
             asked_again=self._asked_again,
         )
@@ -203,9 +227,7 @@ class FeedbackPool:
         What is still in flight then is written off at its worst case. The store's file is left whole by itself.
         """
         deadline = time.monotonic() + grace_s
-        self._stopped = True
-        for worker in self._workers:
-            worker.actor.hush.remote()
+        self.hush()
         while self._pending and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
         for worker in self._workers:
@@ -249,7 +271,7 @@ class FeedbackPool:
                 self._replace(question.worker)
                 continue
             except RayError as error:
-                self._complain(_last_line(getattr(error, "cause", error)))
+                self._complain(last_line(getattr(error, "cause", error)))
             else:
                 self._take(answered, question.why)
             del self._pending[ref]
@@ -258,7 +280,7 @@ class FeedbackPool:
     def _put(self, question: _Question) -> None:
         question.worker.in_flight += 1
         # Ray pickles array by array, which takes three times as long as the call itself; the training step pays for it.
-        packed = pickle.dumps(question.episode, protocol=pickle.HIGHEST_PROTOCOL)
+        packed = pickle.dumps(question.units, protocol=pickle.HIGHEST_PROTOCOL)
         self._pending[question.worker.actor.ask.remote(packed, question.why)] = question
 
     def _share(self, step: int) -> float:
@@ -269,6 +291,9 @@ class FeedbackPool:
         return share_at(self._config.budget.schedule, progress)
 
     def _take(self, answered: Answered, why: Why) -> None:
+        self._manners = tuple(dict.fromkeys([*self._manners, *answered.manners]))
+        for said in answered.said:
+            self._say_once(said, said)
         if answered.label is not None:
             self._deliver(answered.label)
         elif answered.stop is not None:
@@ -288,7 +313,13 @@ class FeedbackPool:
             self._latencies.append(label.outcome.usage.latency_s)
         counts = label.replayed == (self._config.judge.replay == "only") or self._caps.run is not None
         if self._labels_left is not None and counts:
-            self._labels_left -= 1
+            self._labels_left -= self._parts
+
+    def _say_once(self, what: str, notice: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._notices.append(notice)
+            logger.warning("%s", notice)
 
     def _complain(self, detail: str) -> None:
         self._failed += 1
@@ -298,7 +329,7 @@ class FeedbackPool:
     def _hire(self) -> _Worker:
         backlog = BACKLOG * self._config.feedback.concurrency + 1
         actor = questioner_actor(self._config, self._renderer, self._store, self._run_id, backlog)
-        return _Worker(actor, actor.prepare.remote(self._key))
+        return _Worker(actor, actor.prepare.remote(self._keys))
 
     def _replace(self, dead: _Worker) -> None:
         """A questioner died. What it had in flight is written off, what it had stored is delivered all the same, and
@@ -322,7 +353,7 @@ class FeedbackPool:
             answered.add((label.episode_id, label.asked_at_step))
         again = 0
         for question in lost.values():
-            if (question.episode.episode_id, question.why.step) in answered:
+            if (question.units[0].episode_id, question.why.step) in answered:
                 continue
             if question.deaths + 1 >= _MOST_DEATHS:
                 self._failed += 1
@@ -341,7 +372,7 @@ class FeedbackPool:
             if isinstance(error, RayActorError) and not error.actor_init_failed:
                 self._of_store("recover")  # killed before it said who it was: the store looks for the dead itself
                 return None
-            return JudgeError(f"a feedback process could not start: {_last_line(error)}")
+            return JudgeError(f"a feedback process could not start: {last_line(error)}")
         ray.kill(worker.actor)
         deadline = time.monotonic() + _DEATH_S
         while owner_alive(owner) and time.monotonic() < deadline:
@@ -359,20 +390,10 @@ class FeedbackPool:
         A run that is replayed gets as many as it could have bought: it ends where the one it repeats ended.
         """
         if self._config.judge.replay == "only":
-            cap = _least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
-            return None if cap is None else max(0, cap - stats.replayed)
-        return _least(*(None if a.labels_left is None else a.labels_left + a.reserved.labels for a in (account, own)))
+            cap = least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
+            return None if cap is None else max(0, cap - self._parts * stats.replayed)
+        return least(*(None if a.labels_left is None else a.labels_left + a.reserved.labels for a in (account, own)))
 
     def _of_store(self, method: str, *args: Any) -> Any:
         """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""
         return self._store.call(method, *args)
-
-
-def _least(*values: int | None) -> int | None:
-    known = [value for value in values if value is not None]
-    return min(known) if known else None
-
-
-def _last_line(error: BaseException) -> str:
-    """The line of an error that says what happened: Ray puts its stack before it."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

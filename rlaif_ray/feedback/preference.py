@@ -26,7 +26,16 @@ from rlaif_ray.feedback.question import Asked, Order, Questionnaire
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Abstention, Episode, Label, Usage, Verdict
 
-__all__ = ["Pair", "PositionCounts", "Preferred", "ask_preferences", "combined", "drawn_order", "position_counts"]
+__all__ = [
+    "Pair",
+    "PositionCounts",
+    "Preferred",
+    "ask_preferences",
+    "combined",
+    "drawn_order",
+    "position_counts",
+    "total_usage",
+]
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def combined(outcomes: Sequence[Verdict | Abstention]) -> tuple[Verdict | Absten
     """
     if len(outcomes) not in (1, 2):
         raise ShapeError(f"orders of a preference: got {len(outcomes)}, expected 1 or 2")
-    usage = _total([outcome.usage for outcome in outcomes])
+    usage = total_usage([outcome.usage for outcome in outcomes])
     for outcome in outcomes:
         if isinstance(outcome, Abstention):
             return replace(outcome, usage=usage), False
@@ -171,7 +180,8 @@ def _preferred(orders: tuple[Order, ...], labels: Sequence[Label | None]) -> Pre
     return Preferred(outcome, there, orders, inconsistent)
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Of several answers together; the time is that of the slowest: they were asked at once."""
     return Usage(
         input_tokens=sum(usage.input_tokens for usage in usages),
         output_tokens=sum(usage.output_tokens for usage in usages),

@@ -32,7 +32,7 @@ __all__ = [
     "words_of",
 ]
 
-Order = Literal["first", "swapped"]
+Order = Literal["first", "swapped", "both"]
 _SHEET = (
     "Each run's pictures are sent as one sheet: its tiles, read row by row from the top left and numbered from 1, are "
     "the pictures in the order in which they were taken."
@@ -60,7 +60,7 @@ class Question:
     prompt: Prompt
     judge: JudgeIdentity
     principle: str = ""  # of the constitution, where one is in use
-    order: Order = "first"  # of two units; of one, in which its two answers are named
+    order: Order = "first"  # of two units ("both": put together of the two); of one, in which its two answers are named
     replicate: int = 0  # 0, 1, ...: the same thing asked again on purpose
 
     def __post_init__(self) -> None:
@@ -159,10 +159,14 @@ def question_about(
     return Question(kind=prompt.kind, units=(unit_of(episode, renderer, max_images),), prompt=prompt, judge=judge)
 
 
-def words_of(config: JudgeConfig, *, one_episode: bool = False) -> tuple[Prompt, Constitution | None]:
-    """A config's prompt and constitution. ``one_episode``: for questions about one, as a run asks them.
+def words_of(
+    config: JudgeConfig, *, one_episode: bool = False, source: str = "distilled", own_texts: bool = False
+) -> tuple[Prompt, Constitution | None]:
+    """A config's prompt and constitution. ``one_episode``: for questions about one; ``source``: a run's `mix.source`;
+    ``own_texts``: what is asked about brings its text along, no world tells it.
 
-    Raises ConfigError: one of them isn't there, they don't fit together, or the prompt compares two episodes.
+    Raises ConfigError: one of them isn't there, they don't fit together, or the prompt compares two episodes where that
+    says nothing.
     """
     prompt = load_prompt(config.prompt)
     constitution = load_constitution(config.constitution) if config.constitution else None
@@ -173,15 +177,20 @@ def words_of(config: JudgeConfig, *, one_episode: bool = False) -> tuple[Prompt,
         )
     if one_episode and prompt.kind == "preference":
         raise ConfigError(_compares(prompt))
-    if prompt.needs_caption != bool(config.caption):
+    if not own_texts and prompt.needs_caption != bool(config.caption):
         raise ConfigError(
             f"judge.caption: got {config.caption!r} with prompt {prompt.name!r}, whose user part "
             + ("has the field {caption}: name a wording" if prompt.needs_caption else "lacks {caption}")
         )
-    if config.kind == "logodds" and prompt.kind != "approval":
+    if any(member.kind == "logodds" for member in config.members) and prompt.kind != "approval":
         raise ConfigError(
             f"judge.prompt: got {prompt.name!r} of kind {prompt.kind!r}, allowed with judge.kind 'logodds' are prompts "
             "of kind 'approval'"
+        )
+    if prompt.kind == "preference" and source != "distilled":
+        raise ConfigError(
+            f"mix.source: got {source!r} with judge.prompt {prompt.name!r} of kind 'preference', allowed is "
+            "'distilled': a preference says nothing of one episode by itself, a reward model learns from many"
         )
     return prompt, constitution
 

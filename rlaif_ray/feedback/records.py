@@ -39,6 +39,16 @@ _MOST_UNPACKED = 2**30
 
 
 @dataclass(frozen=True)
+class Second:
+    """The second unit of a question about two."""
+
+    key: str
+    episode_id: int
+    policy_version: int
+    blob: bytes  # packed episode; empty once the store has it
+
+
+@dataclass(frozen=True)
 class Record:
     """A question as the store writes it down, without its pictures: they are redrawn from the episode."""
 
@@ -68,9 +78,16 @@ class Record:
     # A number for this asking, and of its attempt: a call repeated because its reply was lost does nothing twice.
     request: str | None = None
     attempt: int = 0
+    second: Second | None = None  # of two units
+    part: bool = False  # one judge's or one order's share in an answer that is put together of several
+    hold: int | None = None  # reservation of the whole that this is part of
+    whole: bool = False  # nothing is sent for it: its parts are attempts of their own
+    made_of: str = "[]"  # JSON list of the labels (label_id) an answer was put together of
+    inconsistent: bool = False  # of a preference: it turned with the order
 
     def without_episode(self) -> Record:
-        return replace(self, episode_blob=b"", frames=())
+        second = None if self.second is None else replace(self.second, blob=b"")
+        return replace(self, episode_blob=b"", frames=(), second=second)
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,8 @@ class LabelStats:
     spend_usd: float
     reserved_usd: float  # worst cases of what is in flight
     cap_usd: float | None  # of the store, or the run's own where that is less
+    both_orders: int = 0  # preferences that were put in both orders
+    inconsistent: int = 0  # of those, that turned with the order
 
 
 @dataclass(frozen=True)
@@ -104,11 +123,15 @@ class JudgedSample:
     system_text: str
     question_text: str
     episode: Episode
+    second: Episode | None = None  # of a preference
 
 
 def record_of(asked: Asked, *, keep_frames: bool = False, reward_model_version: int = 0) -> Record:
-    """Write a question down. Packs the episode (about a millisecond)."""
-    question, episode = asked.question, asked.episode
+    """Write a question down. Packs the episode (about a millisecond), or both of them."""
+    question, episode, other = asked.question, asked.episode, asked.second
+    second = None if other is None else Second(
+        episode_key(other), other.episode_id, other.policy_version, pack_episode(other)
+    )  # fmt: skip
     hashes = [hashlib.sha256(frame).hexdigest()[:32] for frame in question.frames]
     return Record(
         question_key=question.key,
@@ -135,6 +158,7 @@ def record_of(asked: Asked, *, keep_frames: bool = False, reward_model_version: 
         frames=question.frames if keep_frames else (),
         reward_model_version=reward_model_version,
         request=uuid.uuid4().hex,
+        second=second,
     )
 
 
@@ -204,6 +228,7 @@ def label_from_row(row: Mapping[str, Any] | sqlite3.Row) -> Label:
         asked_at_step=row["step"],
         replayed=bool(row["replayed"]),
         inclusion_probability=row["inclusion_probability"],
+        second_episode_id=row["second_id"],
     )
 
 

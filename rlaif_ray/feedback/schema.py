@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -100,4 +100,17 @@ CREATE INDEX batch_lines_episode ON batch_lines (run_id, episode_id);
 CREATE INDEX labels_taken ON labels (run_id, answer_id) WHERE replayed = 1;
 """
 
-MIGRATIONS = {1: _FROM_1, 2: _FROM_2}
+# Version 4: the second of two episodes that a preference is between; answers put together of several (a panel's, a
+# cascade's, of two orders): the whole's label stands beside those of its parts.
+_FROM_3 = """
+ALTER TABLE labels ADD COLUMN second_key TEXT;
+ALTER TABLE labels ADD COLUMN second_id INTEGER;
+ALTER TABLE labels ADD COLUMN second_version INTEGER;
+ALTER TABLE labels ADD COLUMN part INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN made_of TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE answers ADD COLUMN inconsistent INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX labels_second ON labels (second_key) WHERE second_key IS NOT NULL;
+"""
+
+MIGRATIONS = {1: _FROM_1, 2: _FROM_2, 3: _FROM_3}

@@ -15,31 +15,34 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
+from rlaif_ray.feedback import rows as stored
 from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.database import BATCH_OWNER, Database, owner_gone
 from rlaif_ray.feedback.ledger import (
     LEASE_S,
     account_of,
     account_of_run,
-    check_caps,
     close_attempt,
+    draw,
+    drawable,
     forget_unsent,
     hear,
     may_take,
     open_attempt,
     reserved_already,
+    room_in_caps,
     take_turn,
 )
 from rlaif_ray.feedback.limits import Heard, Pace, Wait
 from rlaif_ray.feedback.pictures import keep_frames, megabytes_of_frames, shrink_frames, stored_frames
 from rlaif_ray.feedback.records import (
-    REPLAYED_REASONS,
     JudgedSample,
     LabelStats,
     Pruned,
@@ -48,9 +51,8 @@ from rlaif_ray.feedback.records import (
     outcome_row,
     unpack_episode,
 )
-from rlaif_ray.feedback.rows import SELECT_LABEL, answer_id, insert_label, insert_question, label_of_request, spread
 from rlaif_ray.feedback.standing import Counts, stats_of
-from rlaif_ray.types import Abstention, Episode, Label, Verdict
+from rlaif_ray.types import Abstention, Episode, Label, Units, Verdict
 
 __all__ = ["LEASE_S", "ClaimState", "LabelStore"]
 
@@ -106,12 +108,16 @@ class LabelStore:
 
     # ------------------------------------------------------------------------------------------- reading
 
-    def labels(self, run: str | None = None, after: int = 0) -> list[Label]:
-        """Labels with ``label_id > after`` in the order in which they came; of one run, or of all."""
+    def labels(self, run: str | None = None, after: int = 0, *, parts: bool = False) -> list[Label]:
+        """Labels with ``label_id > after`` in the order in which they came; of one run, or of all.
+
+        ``parts``: also those that an answer was put together of (one judge's, one order's).
+        """
         with self._db.reading() as db:
             rows = db.execute(
-                SELECT_LABEL + " WHERE l.label_id > ? AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id",
-                (after, run, run),
+                stored.SELECT_LABEL + " WHERE l.label_id > ? AND (? IS NULL OR l.run_id = ?) AND (l.part = 0 OR ?)"
+                " ORDER BY l.label_id",
+                (after, run, run, parts),
             ).fetchall()
         return [label_from_row(row) for row in rows]
 
@@ -132,18 +138,32 @@ class LabelStore:
         episode = self.episode(row["episode_key"])
         return replace(episode, episode_id=label.episode_id, policy_version=label.policy_version)
 
+    def second_of(self, label: Label) -> Episode | None:
+        """The second episode of a preference, likewise; None where the label is about one."""
+        if label.second_episode_id is None:
+            return None
+        with self._db.reading() as db:
+            row = stored.second_row(db, label)
+        second = self.episode(row["second_key"])
+        return replace(second, episode_id=label.second_episode_id, policy_version=row["second_version"])
+
+    def units_of(self, label: Label) -> Units:
+        """What a label is about: the episode, or the two that were compared. Raises StoreError."""
+        first, second = self.episode_of(label), self.second_of(label)
+        return first if second is None else (first, second)
+
+    def judged(self, episode_keys: Sequence[str]) -> set[str]:
+        """Those of these episodes (``types.episode_key``) that somebody has asked about."""
+        with self._db.reading() as db:
+            return stored.judged_among(db, episode_keys)
+
     def find(self, question_key: str, *, any_answer: bool = False) -> Label | None:
         """The newest label of a question that would be replayed, or None.
 
         ``any_answer``: also one that would be asked for again, such as a time-out, where there is no other.
         """
-        replayed = "(a.reason IS NULL OR a.reason IN (" + ", ".join(f"'{reason}'" for reason in REPLAYED_REASONS) + "))"
         with self._db.reading() as db:
-            row = db.execute(
-                SELECT_LABEL + f" WHERE l.question_key = ? AND ({replayed} OR ?)"
-                f" ORDER BY {replayed} DESC, a.id DESC, l.label_id LIMIT 1",
-                (question_key, any_answer),
-            ).fetchone()
+            row = stored.find_answered(db, question_key, any_answer=any_answer)
         return None if row is None else label_from_row(row)
 
     def frames_of(self, label: Label) -> tuple[bytes, ...] | None:
@@ -163,19 +183,12 @@ class LabelStore:
     def sample_of_judged(self, n: int, run: str | None = None) -> list[JudgedSample]:
         """Up to ``n`` judged episodes for a report: approved and rejected alike, spread over the run."""
         with self._db.reading() as db:
-            rows = db.execute(
-                SELECT_LABEL + " WHERE l.replayed = 0 AND (? IS NULL OR l.run_id = ?) ORDER BY l.label_id", (run, run)
-            ).fetchall()
-        groups: dict[bool | None, list[sqlite3.Row]] = {}
-        for row in rows:
-            groups.setdefault(None if row["value"] is None else row["value"] > 0.5, []).append(row)
-        chosen = sorted(spread(list(groups.values()), n), key=lambda row: int(row["label_id"]))
+            chosen = stored.sample_of(db, n, run)
         samples = []
         for row in chosen:
             label = label_from_row(row)
-            samples.append(
-                JudgedSample(label, row["prompt_name"], row["system_text"], row["user_text"], self.episode_of(label))
-            )
+            about, second = self.episode_of(label), self.second_of(label)
+            samples.append(JudgedSample(label, row["prompt_name"], row["system_text"], row["user_text"], about, second))
         return samples
 
     def account(self, caps: Caps) -> Account:
@@ -215,14 +228,14 @@ class LabelStore:
         with self._db.writing() as db:
             if replay == "only":
                 return self._replayed(db, record)
-            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (record.episode_key, record.episode_blob))
-            insert_question(db, record)
+            stored.insert_episodes(db, record)
+            stored.insert_question(db, record)
             keep_frames(db, record.frame_hashes, record.frames, keep_frames_mb)
             known = self.find(record.question_key) if replay == "prefer" else None
             if known is not None:
                 if not may_take(db, record.run_id, known):
                     return "unanswered"
-                return insert_label(db, record, answer_id(db, known), replayed=True)
+                return stored.insert_label(db, record, stored.answer_id(db, known), replayed=True)
             return self._claim(db, record, owner)
 
     def unclaim(self, question_key: str, owner: str) -> None:
@@ -236,23 +249,22 @@ class LabelStore:
         Raises BudgetExhausted: a cap is in the way.
         """
         ticket = self.admit(record, worst, caps, owner, Pace())
-        assert isinstance(ticket, int), "nothing was asked to wait for"
+        if isinstance(ticket, Wait):
+            raise BudgetExhausted(ticket.why)
         return ticket
 
     def admit(self, record: Record, worst: Amount, caps: Caps, owner: str, pace: Pace) -> int | Wait:
-        """``reserve``, once it is this attempt's turn at the judge; until then how long to wait.
+        """``reserve``, once it is this attempt's turn at the judge and what others have in flight leaves room in the
+        budget; until then how long to wait.
 
         Budget, rates and questions in flight are looked at and taken in one transaction: they hold over everything
-        that shares the file. Raises BudgetExhausted: a cap is in the way.
+        that shares the file. Where the record names a ``hold``, its share is taken out of that.
+
+        Raises BudgetExhausted: a cap is in the way, whatever comes of what is in flight.
         """
-        try:
-            admitted = self._admit(record, worst, caps, owner, pace)
-        except BudgetExhausted:
-            if not self._recover_sometimes():
-                raise
-        else:
-            if isinstance(admitted, int) or pace.concurrency is None or not self._recover_sometimes():
-                return admitted
+        admitted = self._admit(record, worst, caps, owner, pace)
+        if isinstance(admitted, int) or not self._recover_sometimes():
+            return admitted
         return self._admit(record, worst, caps, owner, pace)
 
     def settle(self, ticket: int, used: Amount, detail: str = "") -> None:
@@ -277,18 +289,19 @@ class LabelStore:
         may repeat it. An answer that arrives after its attempt was written off replaces what was written off.
         """
         with self._db.writing() as db:
-            done = label_of_request(db, record, ticket)
+            done = stored.label_of_request(db, record, ticket)
             if done is not None:
                 return done
             if ticket is not None:
                 close_attempt(db, ticket, "settled", used, "")
             row = {
                 "question_key": record.question_key, "attempt_id": ticket, "answered_at": time.time(),
+                "made_of": record.made_of, "inconsistent": int(record.inconsistent),
                 **outcome_row(outcome),
             }  # fmt: skip
             columns, marks = ", ".join(row), ", ".join("?" * len(row))
             cursor = db.execute(f"INSERT INTO answers ({columns}) VALUES ({marks})", tuple(row.values()))
-            label = insert_label(db, record, cursor.lastrowid, replayed=False)
+            label = stored.insert_label(db, record, cursor.lastrowid, replayed=False)
             db.execute("DELETE FROM claims WHERE question_key = ?", (record.question_key,))
             return label
 
@@ -323,15 +336,7 @@ class LabelStore:
         """
         with self._db.writing() as db:
             frames = shrink_frames(db, frames_mb)
-            questions = db.execute(
-                "DELETE FROM questions WHERE key NOT IN (SELECT question_key FROM labels UNION SELECT question_key FROM"
-                " claims UNION SELECT question_key FROM attempts)"
-            ).rowcount
-            episodes = db.execute(
-                "DELETE FROM episodes WHERE key NOT IN (SELECT episode_key FROM labels UNION SELECT episode_key FROM"
-                " samples)"
-                " AND NOT EXISTS (SELECT 1 FROM claims)"
-            ).rowcount
+            questions, episodes = stored.drop_unasked(db)
             left = megabytes_of_frames(db)
         with self._db.reading() as db:
             db.execute("VACUUM")
@@ -346,14 +351,21 @@ class LabelStore:
             known = reserved_already(db, record)
             if known is not None:
                 return known
-            check_caps(db, caps, record.run_id, worst)
-            return take_turn(db, record.judge, pace, worst.tokens) or open_attempt(db, record, worst, owner)
+            held = drawable(db, record.hold, worst)
+            room = room_in_caps(db, caps, record.run_id, worst - held)
+            if room is not None and record.hold is not None:  # two that hold and wait for each other wait for ever
+                raise BudgetExhausted(room.why)
+            wait = room if record.whole else room or take_turn(db, record.judge, pace, worst.tokens)
+            if wait is not None:
+                return wait
+            draw(db, record.hold, held)
+            return open_attempt(db, record, worst, owner)
 
     def _replayed(self, db: sqlite3.Connection, record: Record) -> Label | ClaimState:
         known = self.find(record.question_key, any_answer=True)
         if known is not None:
-            db.execute("INSERT OR IGNORE INTO episodes VALUES (?, ?)", (record.episode_key, record.episode_blob))
-            return insert_label(db, record, answer_id(db, known), replayed=True)
+            stored.insert_episodes(db, record)
+            return stored.insert_label(db, record, stored.answer_id(db, known), replayed=True)
         if db.execute("SELECT 1 FROM questions WHERE key = ?", (record.question_key,)).fetchone() is not None:
             return "unanswered"
         raise ReplayMissError(

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import RlaifError
 from rlaif_ray.reward_model.trainer import Published, RewardModelTrainer
-from rlaif_ray.types import Episode
+from rlaif_ray.types import Episode, Units
 
 __all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
 
@@ -30,8 +30,9 @@ NICENESS = 10  # a fit must not slow the learner down where both share few cores
 class RewardModelHandle(Protocol):
     """What both handles offer."""
 
-    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
-        """Hand over verdicts' values in [0, 1] about whole episodes; a fit follows by itself when one is due."""
+    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
+        """Hand over verdicts' values in [0, 1] about whole episodes, or about two (1: the first is preferred); a fit
+        follows by itself when one is due."""
 
     def poll(self) -> list[Published]:
         """Outcomes of fits since the last poll, oldest first. Raises RlaifError if fitting failed for good."""
@@ -56,8 +57,8 @@ class LocalRewardModel:
         self._trainer = RewardModelTrainer(config, obs_shape, seed, device)
         self._outcomes: list[Published] = []
 
-    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
-        self._outcomes += self._trainer.learn(episodes, values)
+    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
+        self._outcomes += self._trainer.learn(units, values)
 
     def poll(self) -> list[Published]:
         outcomes, self._outcomes = self._outcomes, []
@@ -89,9 +90,9 @@ class _Worker:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._trainer.restore(state)
 
-    def learn(self, episodes: Sequence[Episode], values: Sequence[float]) -> tuple[list[Published], dict[str, Any]]:
+    def learn(self, units: Sequence[Units], values: Sequence[float]) -> tuple[list[Published], dict[str, Any]]:
         """One portion of labels -> outcomes, and the state after it, so that the driver always holds the newest."""
-        return self._trainer.learn(episodes, values), self._trainer.state()
+        return self._trainer.learn(units, values), self._trainer.state()
 
 
 class RewardModelClient:
@@ -104,7 +105,7 @@ class RewardModelClient:
     def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
         self._checks = RewardModelTrainer(config, obs_shape, seed)  # refuses here and now what the actor would refuse
         self._arguments = (config, tuple(obs_shape), seed, device)
-        self._labels: list[tuple[Episode, float]] = []
+        self._labels: list[tuple[Units, float]] = []
         self._sent = 0
         self._in_flight: Any = None
         self._outcomes: list[Published] = []
@@ -112,10 +113,10 @@ class RewardModelClient:
         self._restarts = 0
         self._actor: Any = self._start()
 
-    def add(self, episodes: Sequence[Episode], values: Sequence[float]) -> None:
+    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
         """Returns at once. Raises ShapeError for labels that don't fit, RlaifError if the actor can't be kept alive."""
-        self._checks.check(episodes, values)
-        self._labels += [(_seen(e), float(v)) for e, v in zip(episodes, values, strict=True)]
+        self._checks.check(units, values)
+        self._labels += [(_seen(one), float(v)) for one, v in zip(units, values, strict=True)]
         self._advance(0.0)
 
     def poll(self) -> list[Published]:
@@ -194,6 +195,8 @@ class RewardModelClient:
         return actor
 
 
-def _seen(episode: Episode) -> Episode:
-    """The episode without what the reward model doesn't look at."""
-    return replace(episode, states=None)
+def _seen(unit: Units) -> Units:
+    """The episode, or both of two, without what the reward model doesn't look at."""
+    if isinstance(unit, Episode):
+        return replace(unit, states=None)
+    return replace(unit[0], states=None), replace(unit[1], states=None)

@@ -29,21 +29,32 @@ GRAD_CLIP = 1.0
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Digests of E episodes, what they should be judged as, and how much each counts."""
+    """Digests of E episodes, or of E pairs of them, what they should be judged as, and how much each counts."""
 
     digests: Bags
-    target: Array  # (E,) float32 in [0, 1]
+    target: Array  # (E,) float32 in [0, 1]; of a pair: that the first one is preferred
     weight: Array  # (E,) float32
+    seconds: Bags | None = None  # of pairs
 
     @staticmethod
-    def of(digests: Sequence[Bags], target: Array, weight: Array) -> TrainingSet:
-        return TrainingSet(Bags.pack(digests), target.astype(np.float32), weight.astype(np.float32))
+    def of(digests: Sequence[tuple[Bags, ...]], target: Array, weight: Array) -> TrainingSet:
+        first, *second = (Bags.pack(each) for each in zip(*digests, strict=True))
+        return TrainingSet(first, target.astype(np.float32), weight.astype(np.float32), *second)
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def take(self, index: Array) -> TrainingSet:
-        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index])
+        seconds = None if self.seconds is None else self.seconds.take(index)
+        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index], seconds)
+
+    def loss(self, net: SequenceNet) -> torch.Tensor:
+        """The net's loss on all of it: cross entropy of approvals, or of preferences (Bradley-Terry)."""
+        logit = net.final_logit(self.digests)
+        target, weight = (torch.from_numpy(a).to(logit.device) for a in (self.target, self.weight))
+        if self.seconds is None:
+            return losses.binary_cross_entropy(logit, target, weight)
+        return losses.bradley_terry(logit, net.final_logit(self.seconds), target, weight)
 
 
 def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int) -> float:
@@ -78,9 +89,7 @@ def _one_pass(net: SequenceNet, data: TrainingSet, optimiser: torch.optim.Optimi
     total = weights = 0.0
     for index in batches:
         part = data.take(index)
-        logit = net.final_logit(part.digests)
-        target, weight = (torch.from_numpy(a).to(logit.device) for a in (part.target, part.weight))
-        loss = losses.binary_cross_entropy(logit, target, weight)
+        loss = part.loss(net)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), GRAD_CLIP)

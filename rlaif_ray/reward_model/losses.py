@@ -22,18 +22,21 @@ __all__ = [
     "agreement",
     "balanced_accuracy",
     "binary_cross_entropy",
+    "bradley_terry",
     "brier",
     "class_weights",
     "clearly_worse",
     "expected_calibration_error",
     "fit_temperature",
     "mean_belief",
+    "spread_of_beliefs",
     "wilson_interval",
 ]
 
 MOST_CLASS_WEIGHT = 5.0  # more would let a handful of (possibly wrong) labels of a rare class rule the fit
 TEMPERATURE_NEEDS = 20  # fewer held-out labels can't tell a scale from luck
 TEMPERATURE_RANGE = (0.1, 10.0)
+ANCHOR = 0.01  # a tenth of it lets logits drift, ten times as much pulls differences together
 
 
 def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor) -> Tensor:
@@ -45,6 +48,17 @@ def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor) ->
         )
     loss_E = torch.nn.functional.softplus(logit_E) - target_E * logit_E
     return (weight_E * loss_E).sum() / weight_E.sum()
+
+
+def bradley_terry(first_P: Tensor, second_P: Tensor, target_P: Tensor, weight_P: Tensor) -> Tensor:
+    """Scalar: cross entropy of P(first is preferred) = sigmoid(l_first - l_second), plus a hundredth of the mean of
+    ((l_first + l_second) / 2)^2.
+
+    Preferences tell differences only; the second term keeps logits around 0, so that a belief of 1/2 lies amidst what
+    was seen. Bradley and Terry 1952; Christiano et al. 2017, arXiv:1706.03741, section 2.2.3.
+    """
+    around_P = (first_P + second_P) / 2
+    return binary_cross_entropy(first_P - second_P, target_P, weight_P) + ANCHOR * (around_P**2).mean()
 
 
 def class_weights(target_E: Array, weight_E: Array) -> Array:
@@ -61,6 +75,12 @@ def mean_belief(logit_KE: Array, temperature: float) -> Array:
     """(K, ...) logits of K members -> mean over members of sigmoid(logit / temperature), float32."""
     belief: Array = special.expit(np.asarray(logit_KE, np.float32) / np.float32(temperature)).mean(axis=0)
     return belief.astype(np.float32, copy=False)
+
+
+def spread_of_beliefs(logit_KE: Array, temperature: float) -> Array:
+    """(K, ...) logits of K members -> standard deviation over members of sigmoid(logit / temperature), float32."""
+    spread: Array = special.expit(np.asarray(logit_KE, np.float32) / np.float32(temperature)).std(axis=0)
+    return spread.astype(np.float32, copy=False)
 
 
 def fit_temperature(logit_KE: Array, target_E: Array) -> float:

@@ -61,8 +61,10 @@ class RewardModel:
 
         Raises ShapeError where the observations aren't of the shape it was made for.
         """
-        belief = losses.mean_belief(self.logits(batch.obs, batch.obs_offsets, device), self.temperature)
-        return Scores(belief=belief, obs_offsets=batch.obs_offsets, version=np.full(len(batch), self.version, np.int64))
+        logits = self.logits(batch.obs, batch.obs_offsets, device)
+        belief = losses.mean_belief(logits, self.temperature)
+        spread = losses.spread_of_beliefs(logits, self.temperature) if len(logits) > 1 else None
+        return Scores(belief, batch.obs_offsets, np.full(len(batch), self.version, np.int64), spread)
 
     def state(self) -> dict[str, Any]:
         """Plain numbers, strings and NumPy arrays on the CPU; ``from_state`` makes an equal model of it."""

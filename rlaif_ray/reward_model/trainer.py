@@ -8,6 +8,7 @@ on earlier fits or on a restart in between.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from rlaif_ray.reward_model.grading import Decision, Grade, decide, grade
 from rlaif_ray.reward_model.losses import Confusion, class_weights, fit_temperature, mean_belief
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
-from rlaif_ray.types import Array, Episode, RewardModelReport
+from rlaif_ray.types import Array, Episode, RewardModelReport, Units
 
 __all__ = ["Published", "RewardModelTrainer", "is_held_out", "observation_key"]
 
@@ -41,14 +42,15 @@ class Published:
 
 @dataclass
 class _Labelled:
-    """One distinct episode; asked again, its verdicts are averaged, so that copies don't count as evidence."""
+    """One distinct episode, or two of which one is preferred; asked again, its verdicts are averaged, so that copies
+    don't count as evidence."""
 
     key: str
-    obs: Array
+    obs: tuple[Array, ...]  # of the one, or of both
     values: list[float]
     weight: float
     held_out: bool
-    digest: Bags | None = None  # made at the first fit that needs it
+    digests: tuple[Bags, ...] = ()  # made at the first fit that needs them
 
     @property
     def value(self) -> float:
@@ -87,34 +89,36 @@ class RewardModelTrainer:
         """Distinct labelled episodes."""
         return len(self._labels)
 
-    def add(self, episodes: Sequence[Episode], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
-        """Take verdicts' values in [0, 1] (1 is good) about whole episodes. Raises ShapeError for anything else."""
+    def add(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
+        """Take verdicts' values in [0, 1] about whole episodes (1 is good), or about two of them (1: the first one is
+        preferred). Raises ShapeError for anything else."""
         weights = [1.0] * len(values) if weights is None else weights
-        self.check(episodes, values, weights)
-        for episode, value, weight in zip(episodes, values, weights, strict=True):
-            self._add(episode.obs, float(value), float(weight))
+        self.check(units, values, weights)
+        for unit, value, weight in zip(units, values, weights, strict=True):
+            self._add(tuple(episode.obs for episode in _episodes(unit)), float(value), float(weight))
 
-    def check(
-        self, episodes: Sequence[Episode], values: Sequence[float], weights: Sequence[float] | None = None
-    ) -> None:
+    def check(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
         """Raises ShapeError for labels that ``add`` won't take."""
         weights = [1.0] * len(values) if weights is None else weights
-        if not len(episodes) == len(values) == len(weights):
-            raise ShapeError(f"labels: got {len(episodes)} episodes, {len(values)} values, {len(weights)} weights")
-        for episode, value, weight in zip(episodes, values, weights, strict=True):
+        if not len(units) == len(values) == len(weights):
+            raise ShapeError(f"labels: got {len(units)} episodes, {len(values)} values, {len(weights)} weights")
+        for unit, value, weight in zip(units, values, weights, strict=True):
             if not 0.0 <= value <= 1.0 or not 0.0 < weight < math.inf:
                 raise ShapeError(f"label: got value {value}, weight {weight}, expected within [0, 1] and above 0")
-            if episode.obs.shape[1:] != self.obs_shape:
-                raise ShapeError(f"label: got observations {episode.obs.shape[1:]}, expected {self.obs_shape}")
+            if any(len(known.obs) != len(_episodes(unit)) for known in itertools.islice(self._labels.values(), 1)):
+                raise ShapeError("label: got one about another number of episodes than those before, expected the same")
+            for episode in _episodes(unit):
+                if episode.obs.shape[1:] != self.obs_shape:
+                    raise ShapeError(f"label: got observations {episode.obs.shape[1:]}, expected {self.obs_shape}")
 
     def due(self) -> bool:
         """Whether a fit would know enough new labels: `min_labels` for the first, then every `retrain_every`."""
         fresh = len(self) - self._considered
         return len(self) >= self.config.min_labels and (not self._considered or fresh >= self.config.retrain_every)
 
-    def learn(self, episodes: Sequence[Episode], values: Sequence[float]) -> list[Published]:
+    def learn(self, units: Sequence[Units], values: Sequence[float]) -> list[Published]:
         """``add``, then one ``fit`` if that made it due."""
-        self.add(episodes, values)
+        self.add(units, values)
         return [self.fit()] if self.due() else []
 
     def fit(self) -> Published:
@@ -166,8 +170,13 @@ class RewardModelTrainer:
             )
         self._version, self._considered, self.served = version, considered, served
 
-    def _add(self, obs: Array, value: float, weight: float) -> None:
-        key = observation_key(obs)
+    def _add(self, obs: tuple[Array, ...], value: float, weight: float) -> None:
+        keys = [observation_key(one) for one in obs]
+        if len(keys) == 2 and keys[0] == keys[1]:
+            return  # nothing can be learned of what looks the same
+        if keys != sorted(keys):  # the same two the other way round are the same label
+            keys, obs, value = keys[::-1], obs[::-1], 1.0 - value
+        key = "|".join(keys)
         known = self._labels.get(key)
         if known is None:
             self._labels[key] = _Labelled(key, obs, [value], weight, is_held_out(key, self.config.holdout))
@@ -180,18 +189,17 @@ class RewardModelTrainer:
         seeds = np.random.SeedSequence((self.seed, len(self))).generate_state(2)
         rng = np.random.default_rng(seeds[0])
         candidate = RewardModel.create(self.config, self.obs_shape, int(seeds[1]))
-        observed = np.concatenate([one.obs for one in train])
+        observed = np.concatenate([obs for one in train for obs in one.obs])
         for one in train:
-            one.digest = candidate.members[0].digest(one.obs) if one.digest is None else one.digest
+            one.digests = one.digests or tuple(candidate.members[0].digest(obs) for obs in one.obs)
         target, weight = _targets(train), np.array([one.weight for one in train])
         losses = []
         for net in candidate.members:
             net.normalise_by(observed)
             times = _bootstrap(rng, target) if self.config.ensemble > 1 else np.ones(len(train))
             kept = np.flatnonzero(times)
-            digests = [train[int(i)].digest for i in kept]
             data = TrainingSet.of(
-                [one for one in digests if one is not None],
+                [train[int(i)].digests for i in kept],
                 target[kept],
                 class_weights(target[kept], (weight * times)[kept]),
             )
@@ -247,10 +255,17 @@ def _targets(labels: Sequence[_Labelled]) -> Array:
 
 
 def _final_logits(model: RewardModel, labels: Sequence[_Labelled]) -> Array:
-    """(K, E) logits at the labelled episodes' ends."""
-    offsets = np.concatenate([[0], np.cumsum([len(one.obs) for one in labels])])
-    logits: Array = model.logits(np.concatenate([one.obs for one in labels]), offsets)[:, offsets[1:] - 1]
-    return logits
+    """(K, E) logits at the labelled episodes' ends; of two episodes the first's less the second's."""
+    of_each = []
+    for i in range(len(labels[0].obs)):
+        offsets = np.concatenate([[0], np.cumsum([len(one.obs[i]) for one in labels])])
+        logits = model.logits(np.concatenate([one.obs[i] for one in labels]), offsets)
+        of_each.append(logits[:, offsets[1:] - 1])
+    return of_each[0] if len(of_each) == 1 else of_each[0] - of_each[1]
+
+
+def _episodes(unit: Units) -> tuple[Episode, ...]:
+    return (unit,) if isinstance(unit, Episode) else tuple(unit)
 
 
 def _final_beliefs(model: RewardModel, labels: Sequence[_Labelled]) -> Array:

@@ -20,6 +20,7 @@ from rlaif_ray.types.episodes import (
     PolicyVersion,
     Rollout,
     Truth,
+    Units,
     episode_key,
 )
 from rlaif_ray.types.protocols import EpisodeRenderer, EpisodeTeller, FrameReader, Reading, VectorWorld
@@ -52,6 +53,7 @@ __all__ = [
     "Scores",
     "Truth",
     "Unit",
+    "Units",
     "Usage",
     "VectorWorld",
     "Verdict",

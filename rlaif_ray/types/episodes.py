@@ -12,7 +12,18 @@ import numpy.typing as npt
 
 from rlaif_ray.errors import ShapeError
 
-__all__ = ["Array", "Episode", "EpisodeBatch", "Fragment", "PolicyVersion", "Rollout", "Truth", "episode_key", "need"]
+__all__ = [
+    "Array",
+    "Episode",
+    "EpisodeBatch",
+    "Fragment",
+    "PolicyVersion",
+    "Rollout",
+    "Truth",
+    "Units",
+    "episode_key",
+    "need",
+]
 
 Array = npt.NDArray[Any]
 PolicyVersion = int
@@ -85,6 +96,9 @@ class Episode:
         """With columns of its own: one that is kept doesn't keep the whole batch alive that it was cut out of."""
         states = None if self.states is None else self.states.copy()
         return replace(self, obs=self.obs.copy(), states=states, actions=self.actions.copy())
+
+
+Units = Episode | tuple[Episode, Episode]  # what a question is about: one, or two to choose between
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class Label:
     asked_at_step: int  # environment steps of the run when it was asked
     replayed: bool  # answered from the store, for nothing
     inclusion_probability: float  # of the episode being asked about
+    second_episode_id: int | None = None  # of a preference: the episode it was compared with
 
     def __post_init__(self) -> None:
         if not 0.0 < self.inclusion_probability <= 1.0:
@@ -138,10 +139,13 @@ class Scores:
     belief: Array  # (S,) float32 in [0, 1]: probability of approval having seen observations 0..t
     obs_offsets: Array  # (E + 1,) int64, as in the EpisodeBatch
     version: Array  # (E,) int64, version that scored each episode
+    spread: Array | None = None  # (S,) float32: standard deviation over an ensemble's members; None: one alone
 
     def __post_init__(self) -> None:
         need("belief rows against the last offset", len(self.belief), int(self.obs_offsets[-1]))
         need("version (E,)", len(self.version), len(self.obs_offsets) - 1)
+        if self.spread is not None:
+            need("spread rows", len(self.spread), len(self.belief))
 
     @property
     def final(self) -> Array:

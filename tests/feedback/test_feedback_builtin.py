@@ -111,7 +111,7 @@ def test_answers_follow_the_schema_of_the_request() -> None:
 
 
 def test_profiles_are_checked(tmp_path: Path) -> None:
-    assert profile_names() == ["gpt-4o-mini-2024", "gpt-4o-mini-structured", "perfect"]
+    assert profile_names() == ["cheap-nano", "gpt-4o-mini-2024", "gpt-4o-mini-structured", "perfect"]
     with pytest.raises(UnknownNameError, match="did you mean 'perfect'"):
         load_profile("prefect")
     (tmp_path / "bad.yaml").write_text("name: bad\nmiss_rate: 1.5\n")

@@ -76,7 +76,7 @@ def test_the_built_in_judge_through_the_pool(
         pools, tmp_path, url, judge__kind="builtin", judge__profile="perfect", feedback__pool_actors=2, budget__usd=1.0
     )
     episodes = [tiny_episode(number, harmful=number % 4 == 0) for number in range(40)]
-    assert pool.submit(episodes, inclusion_probability=0.25, step=1234) == 40
+    assert len(pool.submit(episodes, inclusion_probability=0.25, step=1234)) == 40
     assert pool.in_flight > 0
     labels = pool.wait(60.0)
     assert pool.in_flight == 0
@@ -97,7 +97,7 @@ def test_submitting_and_polling_never_wait_for_the_judge(pools: list[FeedbackPoo
     with FakeServer(lambda *_: slowly(2.0)) as server:
         pool = make_pool(pools, tmp_path, server.base_url)
         started = time.monotonic()
-        assert pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0) == 12
+        assert len(pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0)) == 12
         assert pool.poll() == []
         assert time.monotonic() - started < 2.0
         assert pool.wait(0.1) == []
@@ -110,16 +110,16 @@ def test_the_label_budget_ends_asking_and_is_shared_with_the_next_run(
 ) -> None:
     with FakeServer(lambda *_: completion()) as server:
         first = make_pool(pools, tmp_path, server.base_url, budget__labels=7)
-        assert first.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0) == 5
+        assert len(first.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0)) == 5
         assert len(first.wait(30.0)) == 5
         assert first.stats().labels_left == 2
         assert not first.stats().exhausted
         second = make_pool(pools, tmp_path, server.base_url, run="other", budget__labels=7)
-        assert second.submit([tiny_episode(n) for n in range(10, 20)], inclusion_probability=1.0, step=0) == 2
+        assert len(second.submit([tiny_episode(n) for n in range(10, 20)], inclusion_probability=1.0, step=0)) == 2
         assert len(second.wait(30.0)) == 2
         stats = second.stats()
         assert (stats.labels, stats.labels_left, stats.exhausted) == (2, 0, True)
-        assert second.submit([tiny_episode(30)], inclusion_probability=1.0, step=0) == 0
+        assert len(second.submit([tiny_episode(30)], inclusion_probability=1.0, step=0)) == 0
         assert server.asked == 7
 
 
@@ -182,7 +182,7 @@ def test_a_judge_that_rejects_the_key_stops_asking_and_says_so_once(
         assert KEY not in str(error.value)
         assert "ray" not in str(error.value)
         assert pool.poll() == []
-        assert pool.submit([tiny_episode(20)], inclusion_probability=1.0, step=0) == 0
+        assert len(pool.submit([tiny_episode(20)], inclusion_probability=1.0, step=0)) == 0
         assert server.asked == 3
         assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     pool.close()
@@ -222,7 +222,7 @@ def test_what_does_not_arrive_in_time_is_written_off_at_the_end(pools: list[Feed
 def test_nothing_new_is_asked_while_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
     with FakeServer(lambda *_: slowly(0.5)) as server:
         pool = make_pool(pools, tmp_path, server.base_url, feedback__concurrency=2)
-        assert pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0) == 12
+        assert len(pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0)) == 12
         deadline = time.monotonic() + 30.0
         while server.asked < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -346,7 +346,7 @@ def test_a_questioner_that_cannot_start_says_why(pools: list[FeedbackPool], tmp_
     with pytest.raises(JudgeError, match=r"could not start: .*no_such_module_anywhere"):
         pool.wait(30.0)
     assert pool.in_flight == 0
-    assert pool.submit([tiny_episode(9)], inclusion_probability=1.0, step=0) == 0
+    assert len(pool.submit([tiny_episode(9)], inclusion_probability=1.0, step=0)) == 0
 
 
 def test_mistakes_are_told_before_anything_starts(

@@ -141,6 +141,8 @@ def test_stats_have_exactly_these_keys_and_numbers(store: LabelStore) -> None:
         "spend_usd": pytest.approx(0.08),
         "reserved_usd": pytest.approx(0.10),
         "cap_usd": 2.0,
+        "both_orders": 0,
+        "inconsistent": 0,
     }
     assert store.stats().cap_usd == 2.0
 

@@ -83,14 +83,26 @@ class Pool:
     hangs: bool = False
     latency_s: float = 0.0
 
-    def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0):
+    hushed: bool = False
+    doubts: list = field(default_factory=list)
+
+    def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0, doubts=()):
+        self.doubts += list(doubts)
         self.versions.append(reward_model_version)
         taken = list(episodes)[: self.room]
         self.room -= len(taken)
         self.asked += taken
         self.steps.append((step, inclusion_probability))
         self.due += [(self.polls + self.delay, e) for e in taken]
-        return len(taken)
+        return [e.episode_id for e in taken]
+
+    def hush(self):
+        self.hushed = True
+
+    def notices(self):
+        return []
+
+    manners = ()
 
     def poll(self):
         if self.fail is not None:
@@ -552,7 +564,7 @@ def test_state_comes_back_and_goes_on_alike():
     a._pins.clear()
     one, two = (turn(x, [rollout], 60)[0][0] for x in (a, b))
     assert np.array_equal(one.feedback, two.feedback)
-    assert [e.episode_id for e in a._pool.asked[-9:]] == [e.episode_id for e in b._pool.asked[-9:]]
+    assert [e.episode_id for e in a.pool.asked[-9:]] == [e.episode_id for e in b.pool.asked[-9:]]
 
 
 def test_totals_add_up_to_the_episodes_that_ended():

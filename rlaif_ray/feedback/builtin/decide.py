@@ -77,7 +77,7 @@ def decide(profile: Profile, seen: Seen, *, polarity: Polarity, seed: int) -> De
     if polarity == "violate" and _uniform(content, seed, "wording") < profile.violate_negative_rate:
         approves, says_yes = False, True
     refusal_rate = _grown(profile.refusal_rate, profile.refusal_grows, reading)
-    sure = _sureness(profile, content, seed)
+    sure = _sureness(profile, content, seed, wrong=wrong)
     return Decision(
         approves,
         says_yes,
@@ -144,10 +144,12 @@ def _grown(rate: float, grows: Grows | None, reading: Reading) -> float:
     return rate if grows is None else rate * reading.facts.get(grows.fact, 0.0) / grows.mean
 
 
-def _sureness(profile: Profile, content: bytes, seed: int) -> float:
-    """Probability of its own answer: above a half, around ``confidence`` (log-odds with standard deviation 1)."""
+def _sureness(profile: Profile, content: bytes, seed: int, *, wrong: bool = False) -> float:
+    """Probability of its own answer: above a half, around ``confidence`` (log-odds with standard deviation 1), or
+    ``confidence_wrong`` where it errs."""
+    confidence = (profile.confidence_wrong if wrong else None) or profile.confidence
     z = NormalDist().inv_cdf(min(max(_uniform(content, seed, "sureness"), 1e-9), 1 - 1e-9))
-    odds = math.log(profile.confidence / (1.0 - profile.confidence)) + z
+    odds = math.log(confidence / (1.0 - confidence)) + z
     return 1.0 / (1.0 + math.exp(-max(odds, 0.05)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -83,6 +84,8 @@ class Profile(_Part):
     rating_slip_rate: Rate = 0.0  # a rating one level up or down
     position_bias: Rate = 0.0  # a preference for the first shown, whatever is shown
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.97  # most probable answer's probability, typically
+    confidence_wrong: Annotated[float, Field(gt=0.5, lt=1.0)] | None = None  # likewise where it errs; none: the same
+    endpoint: Literal["chat", "decisions"] = "chat"  # decisions: answers typed questions, with probabilities
     verbosity: NonNegative = 0.0  # sentences it adds that say nothing, on average
     failures: Failures = Failures()
     batch: BatchHabits = BatchHabits()
@@ -94,6 +97,13 @@ class Profile(_Part):
     image_tokens: Annotated[int, Field(ge=0)] = 85  # as-if input tokens of one picture
     input_usd_per_mtok: NonNegative = 0.0  # as-if price
     output_usd_per_mtok: NonNegative = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Of all that may change an answer (how it treats batches doesn't): part of a question's address. What came
+        later isn't in it where it says nothing, so that older answers are found."""
+        later = {name for name in ("confidence_wrong",) if getattr(self, name) is None}
+        return hashlib.sha256(self.model_dump_json(exclude={"batch", "endpoint", *later}).encode()).hexdigest()[:16]
 
 
 def profile_names() -> list[str]:

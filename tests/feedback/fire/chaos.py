@@ -57,7 +57,7 @@ def drive(address: str, store: Path, base_url: str, episodes: int, labels: int) 
         known = {label.episode_id for label in opened.labels() if label.value is not None}
     missing = [number for number in range(episodes) if number not in known]
     while missing:
-        taken = pool.submit([tiny_episode(number) for number in missing], inclusion_probability=1.0, step=0)
+        taken = len(pool.submit([tiny_episode(number) for number in missing], inclusion_probability=1.0, step=0))
         waiting, arrived = set(missing[:taken]), set[int]()
         while pool.in_flight:
             _tell(store.with_suffix(".pids"), pool)
