@@ -58,6 +58,7 @@ def _started(model: ModelFile, port: int, threads: int) -> Any:
     params.n_ctx, params.n_parallel, params.kv_unified = _CONTEXT, _SLOTS, True
     params.cache_ram_mib = 0  # a cache of past questions would grow to GBs; a slot's own beginning is kept all the same
     params.offline = True
+    params.cors_origins = f"http://{HOST}"  # its own default lets any web page that is open in a browser here ask it
     params.ui = params.endpoint_slots = False
     params.verbosity = -1
     try:
