@@ -51,9 +51,11 @@ def account_of(db: sqlite3.Connection, caps: Caps) -> Account:
     return Account(caps, spent=Amount(*spent), reserved=Amount(*db.execute(_RESERVED).fetchone()))
 
 
-# Answers that a run took from the store and others had paid for: each counts once, at the price of its answer.
+# Answers that a run took from the store and others had paid for: each counts once, at the price of its answer; one put
+# together of several counts for as many labels as were asked for.
 _TAKEN = (
-    "SELECT coalesce(sum(cost_usd), 0.0), count(*), coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
+    "SELECT coalesce(sum(cost_usd), 0.0), coalesce(sum(max(1, json_array_length(made_of))), 0),"
+    " coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
     " WHERE id IN (SELECT answer_id FROM labels WHERE run_id = ?1 AND replayed = 1)"
     " AND coalesce((SELECT run_id FROM attempts WHERE id = answers.attempt_id), '') != ?1"
 )
@@ -83,9 +85,15 @@ def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:
     again = "SELECT 1 FROM labels WHERE run_id = ? AND answer_id = (SELECT answer_id FROM labels WHERE label_id = ?)"
     if caps == Caps() or db.execute(again, (run_id, label.label_id)).fetchone() is not None:
         return True
+    (labels,) = db.execute(
+        "SELECT max(1, json_array_length(made_of)) FROM answers"
+        " WHERE id = (SELECT answer_id FROM labels WHERE label_id = ?)",
+        (label.label_id,),
+    ).fetchone()
     usage = label.outcome.usage
+    worst = Amount(usage.cost_usd, labels, usage.input_tokens + usage.output_tokens)
     try:
-        account_of_run(db, caps, run_id).reserve(Amount(usage.cost_usd, 1, usage.input_tokens + usage.output_tokens))
+        account_of_run(db, caps, run_id).reserve(worst)
     except BudgetExhausted:
         return False
     return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from feedback_fakes import asked_about, tiny_config
 from test_feedback_store import ME, USED, VERDICT, WORST, answered, record
@@ -51,6 +54,23 @@ def test_a_run_takes_from_the_store_no_more_than_it_might_have_bought(store: Lab
     store.open_run("third", Caps(labels=2, run=Caps(usd=2.5 * ONE.usd)))  # the store's own cap is of cash
     taken = [store.claim(record(number, "third"), ME) for number in range(4)]
     assert [isinstance(one, Label) for one in taken] == [True, True, False, False]
+
+
+def test_an_answer_put_together_of_several_counts_for_as_many(store: LabelStore) -> None:
+    """A panel's answer, taken whole: its three members were asked."""
+    parts = [answered(store, number, run="first").label_id for number in (1, 2, 3)]
+    whole = replace(record(7, "first"), whole=True, made_of=json.dumps(parts))
+    assert store.claim(whole, ME) == "claimed"
+    store.answer(whole, VERDICT, None, Amount())
+    last = store.labels()[-1].label_id
+    assert stand_alone(store, "first").labels == 3
+    assert stand_alone(store, "clone", {"first": last}).labels == 3  # its parts, not the whole beside them
+    store.open_run("second", Caps(run=Caps(labels=2)))
+    assert store.claim(record(7, "second"), ME) == "unanswered"
+    store.open_run("third", Caps(run=Caps(labels=3)))
+    assert isinstance(store.claim(record(7, "third"), ME), Label)
+    assert stand_alone(store, "third").labels == 3
+    assert stand_alone(store, "clone", {"third": store.labels()[-1].label_id}).labels == 3
 
 
 def test_the_noise_of_each_seed_is_its_own() -> None:
