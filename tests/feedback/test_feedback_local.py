@@ -125,7 +125,7 @@ def test_a_run_asks_it_through_the_pool(served: JudgeConfig, tmp_path: Path) -> 
     config = load_config("homegrid-smollm2").model_copy(update={"judge": served})
     pool = FeedbackPool(config, renderer=HomegridRenderer(), store_path=tmp_path / "labels.sqlite", run_id="run")
     try:
-        assert pool.submit(EPISODES, inclusion_probability=0.5, step=100) == len(EPISODES)
+        assert len(pool.submit(EPISODES, inclusion_probability=0.5, step=100)) == len(EPISODES)
         arrived = {label.episode_id: label.outcome for label in pool.wait(60.0)}
         assert len(arrived) == len(EPISODES)
         assert all(isinstance(one, Verdict) and one.probability == one.value for one in arrived.values())
