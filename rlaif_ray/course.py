@@ -148,10 +148,11 @@ class Course:
                 "kind": judge.kind if self.config.asks else "none",
                 "model": judge.model,
                 "profile": judge.profile if judge.kind == "builtin" else None,
-                "as_if": any(member.kind == "builtin" for member in judge.members),
+                "as_if": judge.as_if,
                 "members": [member.profile if member.kind == "builtin" else member.model for member in judge.members],
                 "error": str(loop.judge_error) if loop.judge_error else None,
                 "manners": list(loop.pool.manners) if loop.pool else [],
+                **{key: getattr(stats, key, 0) for key in ("both_orders", "inconsistent")},
             },
             "reward_model": {
                 "version": loop.version,

@@ -133,7 +133,10 @@ def _told(rows: Sequence[FramingCost], questions: int, steps: int, config: Confi
     ]
     if measured:
         lines += ["", f"The probe itself cost USD {sum(row.usd_per_question for row in rows):.5f}."]
-    if judge.kind == "builtin":
+    if len(judge.members) > 1:
+        most = "; at most so: a cascade's strong judge is asked where the cheap one is unsure" if judge.cascade else ""
+        lines += ["", f"Each question goes to {len(judge.members)} judges: sums over all of them{most}."]
+    if judge.as_if:
         lines += ["", "As-if prices of the built-in judge: nothing is paid."]
     return lines
 

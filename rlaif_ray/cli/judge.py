@@ -9,9 +9,11 @@ from rlaif_ray import envs
 from rlaif_ray.cli.options import Check, Serve
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.sample import Sample, picture_px, renderer_of, sample_episodes
-from rlaif_ray.config import Config, load_config
+from rlaif_ray.config import Config, JudgeConfig, load_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
+from rlaif_ray.feedback.judge import answers_decisions, model_name
+from rlaif_ray.feedback.prices import price_of
 from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.surroundings import judge_served
 
@@ -40,12 +42,16 @@ def check(command: Check) -> int:
         renderer = renderer_of(config)
         sample = sample_episodes(config)
         with judge_served(config) as ready:
-            found = check_judge(ready, sample.typical, sample.longest, renderer)
+            each = [config.model_copy(update={"judge": member}) for member in ready.judge.members]
+            found = [check_judge(one, sample.typical, sample.longest, renderer) for one in each]
+    usable = all(one.usable for one in found)
     if command.json:
-        print_json({**asdict(found), "usable": found.usable})
+        listed = [{**asdict(one), "usable": one.usable} for one in found]
+        print_json(listed[0] if len(listed) == 1 else {"judges": listed, "usable": usable})
     else:
-        print(printable("\n".join(_told(found, config))))
-    return 0 if found.usable else 1
+        told = ["\n".join(_told(one, its)) for one, its in zip(found, each, strict=True)]
+        print(printable("\n\n".join(told)))
+    return 0 if usable else 1
 
 
 def _reader(env_id: str) -> str:
@@ -63,13 +69,11 @@ def estimate(config: Config, sample: Sample) -> list[str]:
     size = picture_px(config, sample.typical)
     typical = estimate_cost(config, [sample.typical_length], picture_px=size)
     beginner = estimate_cost(config, sample.lengths, picture_px=size)
-    price = typical.price
     cap = config.budget.usd
     labels = "no cap on labels" if config.budget.labels is None else f"{config.budget.labels:,} labels"
     whose = "published policies'" if sample.is_published else "a random walk's median"
     lines = [
-        f"Judge: {config.judge.model} at {config.judge.base_url}, USD {price.input_usd_per_mtok:g} / "
-        f"{price.output_usd_per_mtok:g} per million tokens in / out ({price.source}).",
+        *(_priced(member) for member in config.judge.members),
         f"Estimate for {labels}: USD {typical.usd_per_question:.4f} a label for episodes of "
         f"{sample.typical_length} steps ({whose}), {beginner.usd_per_question:.4f} for those of an untrained policy.",
     ]
@@ -77,6 +81,14 @@ def estimate(config: Config, sample: Sample) -> list[str]:
         lines.append(f"In all between USD {typical.usd:.2f} and {beginner.usd:.2f}.")
     lines.append("No cap on money: budget.usd is none." if cap is None else f"Never more than budget.usd, {cap:.2f}.")
     return lines
+
+
+def _priced(judge: JudgeConfig) -> str:
+    price = price_of(judge)
+    return (
+        f"Judge: {model_name(judge)} at {judge.base_url}, USD {price.input_usd_per_mtok:g} / "
+        f"{price.output_usd_per_mtok:g} per million tokens in / out ({price.source})."
+    )
 
 
 def _told(found: JudgeCheck, config: Config) -> list[str]:
@@ -90,7 +102,9 @@ def _told(found: JudgeCheck, config: Config) -> list[str]:
     ]
     for probe in found.probes:
         lines += _told_probe(probe)
-    chats = config.judge.kind in ("builtin", "chat")  # the others are asked in one form alone
+    chats = config.judge.kind in ("builtin", "chat") and not answers_decisions(
+        config.judge
+    )  # the others are asked in one form alone
     schema = f"takes the schema      {_yes(found.takes_schema)}{'' if found.takes_schema else ' (asked for otherwise)'}"
     parameters = f"takes the parameters  {_yes(found.takes_parameters)} (what it doesn't take is left out)"
     lines += [

@@ -78,7 +78,7 @@ def show(command: Show) -> int:
         place = _find(command.where)
         out = Path(command.out) if command.out else place.path.parent / f"label-{command.label}.png"
         with LabelStore(place.path, readonly=True) as store:
-            label = next((one for one in store.labels(after=command.label - 1)), None)
+            label = next((one for one in store.labels(after=command.label - 1, parts=True)), None)
             if label is None or label.label_id != command.label:
                 raise StoreError(f"label store {place.path}: no label {command.label}")
             frames = frames_for(store, label, place.renderer)
@@ -129,13 +129,16 @@ def _renderer(env_id: str, options: dict[str, Any]) -> EpisodeRenderer | None:
 def _about(label: Label) -> dict[str, Any]:
     outcome = label.outcome
     usage = outcome.usage
-    said: dict[str, Any] = (
-        {"value": outcome.value, "description": outcome.description, "reasoning": outcome.reasoning}
-        if isinstance(outcome, Verdict)
-        else {"abstained": outcome.reason, "detail": outcome.detail}
-    )
+    if isinstance(outcome, Verdict):
+        said: dict[str, Any] = {"value": outcome.value}
+        said |= {"preference": outcome.preference} if outcome.preference else {}
+        said |= {"description": outcome.description, "reasoning": outcome.reasoning}
+    else:
+        said = {"abstained": outcome.reason, "detail": outcome.detail}
     return {
-        "label": label.label_id, "episode": label.episode_id, "policy_version": label.policy_version,
+        "label": label.label_id, "episode": label.episode_id,
+        **({} if label.second_episode_id is None else {"second_episode": label.second_episode_id}),
+        "policy_version": label.policy_version,
         "asked_at_step": label.asked_at_step, "judge": label.judge, **said, "text": outcome.text,
         "tokens": usage.input_tokens + usage.output_tokens, "cost_usd": usage.cost_usd, "latency_s": usage.latency_s,
         "attempts": usage.attempts, "replayed": label.replayed,

@@ -61,9 +61,9 @@ def _ready_to_ask(config: Config, console: Console) -> None:
         return
     from rlaif_ray.cli.judge import estimate
     from rlaif_ray.cli.sample import sample_episodes
-    from rlaif_ray.feedback.judge import key_for
+    from rlaif_ray.feedback.judge import keys_for
 
-    key_for(config.judge)
+    keys_for(config.judge)
     for line in estimate(config, sample_episodes(config)):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -72,7 +72,7 @@ def _train(config: Config, resume: Path | None, console: Console) -> tuple[Path,
     from rlaif_ray.report.live import LiveView
 
     stop = StopSwitch()
-    as_if = config.asks and config.judge.kind == "builtin"
+    as_if = config.asks and config.judge.as_if
     with LiveView(config.run.name, console, as_if=as_if) as view, stop.on_signals(view.say):
         from rlaif_ray import experiment  # brings torch and Ray: seconds, so the view is up first
 

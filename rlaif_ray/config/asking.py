@@ -170,6 +170,11 @@ class JudgeConfig(Section):
         members = tuple(_member(alone, where, given) for where, given in different)
         return (alone, *members) if self.cascade is not None else members or (alone,)
 
+    @property
+    def as_if(self) -> bool:
+        """Whether prices are as-if: the built-in judge, or one of several, charges nothing."""
+        return any(member.kind == "builtin" for member in self.members)
+
     def served(self, ready: Sequence[JudgeConfig]) -> JudgeConfig:
         """The same judges, each of ``members`` under the address and the name that it is served under."""
         there = [{name: getattr(one, name) for name in SERVED_KEYS} for one in ready]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.builtin.profile import load_profile
 from rlaif_ray.feedback.framing import Frames, Framing
-from rlaif_ray.feedback.judge import judge_from, key_for
+from rlaif_ray.feedback.judge import answers_decisions, judge_from, key_for
 from rlaif_ray.feedback.prices import Price, image_tokens, price_of
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Questionnaire
@@ -54,12 +54,15 @@ class FramingCost:
 def estimate_cost(config: Config, lengths: Sequence[int], *, picture_px: tuple[int, int]) -> CostEstimate:
     """What judging would cost, from episode lengths in steps and the (width, height) of a frame as the world's renderer
     draws it: the label budget's number of questions about episodes like these, or one about each where there is no such
-    cap. A preference's question shows two of them; asked in both orders it is two questions.
+    cap. A preference's question shows two of them; asked in both orders it is two questions. A question to several
+    judges costs what all of them cost (a cascade's strong one may not be asked), and is as many labels.
 
     Raises ConfigError: no lengths, or the price is unknown.
     """
     if not lengths:
         raise ConfigError("estimate_cost: got no episode lengths, expected at least one")
+    if len(config.judge.members) > 1:
+        return _of_all([estimate_cost(one, lengths, picture_px=picture_px) for one in _each_judge(config)])
     judge, price, prompt, framing = (
         config.judge,
         price_of(config.judge),
@@ -75,10 +78,30 @@ def estimate_cost(config: Config, lengths: Sequence[int], *, picture_px: tuple[i
     units = 2 if prompt.kind == "preference" else 1
     times = 2 if judge.kind == "logodds" and judge.orders == "both" else 1  # requests of one question
     into = times * ((len(prompt.system) + len(prompt.user)) / 4 + units * tokens / len(lengths))
-    out = float(times) if judge.kind in ("decisions", "logodds") else float(min(_ANSWER_TOKENS, judge.max_tokens))
+    short = judge.kind == "logodds" or answers_decisions(judge)  # a word, or none
+    out = float(times) if short else float(min(_ANSWER_TOKENS, judge.max_tokens))
     questions = len(lengths) if config.budget.labels is None else config.budget.labels
     usd = price.cost(1, 0) * into + price.cost(0, 1) * out
     return CostEstimate(questions, units * images / len(lengths), into, out, usd, usd * questions, price)
+
+
+def _each_judge(config: Config) -> list[Config]:
+    return [config.model_copy(update={"judge": member}) for member in config.judge.members]
+
+
+def _of_all(costs: Sequence[CostEstimate]) -> CostEstimate:
+    """One question to all of several judges."""
+    usd = sum(cost.usd_per_question for cost in costs)
+    questions = max(1, costs[0].questions // len(costs))
+    return CostEstimate(
+        questions=questions,
+        images_per_question=costs[0].images_per_question,
+        input_tokens_per_question=sum(cost.input_tokens_per_question for cost in costs),
+        output_tokens_per_question=sum(cost.output_tokens_per_question for cost in costs),
+        usd_per_question=usd,
+        usd=usd * questions,
+        price=costs[0].price,
+    )
 
 
 def estimate_framings(
@@ -108,6 +131,9 @@ def probe_framings(config: Config, episode: Episode, renderer: EpisodeRenderer, 
 async def _probed(config: Config, episode: Episode, renderer: EpisodeRenderer, questions: int) -> list[FramingCost]:
     from rlaif_ray.feedback.check import patiently
 
+    if len(config.judge.members) > 1:
+        of_each = [await _probed(one, episode, renderer, questions) for one in _each_judge(config)]
+        return [_probe_of_all(rows) for rows in zip(*of_each, strict=True)]
     found = []
     for frames, one in _each_way(config).items():
         judge = judge_from(one.judge, key_for(one.judge))
@@ -125,6 +151,19 @@ async def _probed(config: Config, episode: Episode, renderer: EpisodeRenderer, q
             )
         )  # fmt: skip
     return found
+
+
+def _probe_of_all(rows: Sequence[FramingCost]) -> FramingCost:
+    """One way of sending frames, to all of several judges."""
+    return replace(
+        rows[0],
+        input_tokens=sum(row.input_tokens for row in rows),
+        output_tokens=sum(row.output_tokens for row in rows),
+        usd_per_question=sum(row.usd_per_question for row in rows),
+        usd=sum(row.usd for row in rows),
+        answer=next((row.answer for row in rows if row.answer != "verdict"), "verdict"),
+        latency_s=max(row.latency_s for row in rows),
+    )
 
 
 def _each_way(config: Config) -> Mapping[Frames, Config]:

@@ -15,7 +15,7 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +208,7 @@ class FeedbackPool:
             spent = f"The budget is spent: {stats.labels:,} labels for USD {stats.spend_usd:.2f}"
             self._say_once("budget", f"{spent}. Asking is at its end, training goes on.")
         return PoolStats(
-            labels=stats.labels,
-            abstained=stats.abstained,
-            replayed=stats.replayed,
-            spend_usd=stats.spend_usd,
-            reserved_usd=stats.reserved_usd,
-            cap_usd=stats.cap_usd,
+            **asdict(stats),
             labels_left=left,
             latency_s=sum(self._latencies) / len(self._latencies) if self._latencies else 0.0,
             exhausted=exhausted,

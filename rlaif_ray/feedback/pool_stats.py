@@ -21,6 +21,8 @@ class PoolStats:
     latency_s: float  # mean of recent answers; 0 before the first
     exhausted: bool  # the budget has no room for another question
     failed: int = 0  # questions that could not be put at all, or whose process died again and again
+    both_orders: int = 0  # preferences that were put in both orders
+    inconsistent: int = 0  # of those, that turned with the order
     asked_again: int = 0  # questions put a second time because a process died with them
 
 

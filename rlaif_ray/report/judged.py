@@ -13,6 +13,7 @@ from pathlib import Path
 from rlaif_ray.envs.media import contact_sheet
 from rlaif_ray.envs.registry import env_spec
 from rlaif_ray.errors import RlaifError, StoreError
+from rlaif_ray.feedback.records import JudgedSample
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.types import Abstention, EpisodeRenderer, Label, Usage, Verdict
@@ -28,7 +29,7 @@ class JudgedEpisode:
     """One judged episode, ready to print; every text is as the judge or the prompt had it."""
 
     label: Label
-    verdict: str  # "approved", "rejected" or "abstained"
+    verdict: str  # "approved", "rejected", "rated 0.75", "prefers the first" or "abstained"
     steps: int
     question: str
     sheet: str | None  # data URI of all frames as numbered tiles; None where the world can't be drawn
@@ -81,9 +82,7 @@ def read_judged(record: RunRecord) -> list[JudgedEpisode]:
             verdict=_word(sample.label),
             steps=len(sample.episode),
             question=f"{sample.system_text.strip()}\n\n{sample.question_text.strip()}",
-            sheet=_sheet(renderer.png(sample.episode.states))
-            if renderer is not None and sample.episode.states is not None
-            else None,
+            sheet=_sheet(_frames(renderer, sample)),
         )
         for sample in samples
     ]
@@ -92,6 +91,11 @@ def read_judged(record: RunRecord) -> list[JudgedEpisode]:
 def _word(label: Label) -> str:
     if label.value is None:
         return "abstained"
+    kind = label.outcome.kind if isinstance(label.outcome, Verdict) else ""
+    if kind == "rating":
+        return f"rated {label.value:.2f}"
+    if kind == "preference":
+        return "a tie" if label.value == 0.5 else f"prefers the {'first' if label.value > 0.5 else 'second'}"
     return "approved" if label.value >= 0.5 else "rejected"
 
 
@@ -105,6 +109,19 @@ def _renderer(record: RunRecord) -> EpisodeRenderer | None:
         return None
 
 
-def _sheet(frames: Sequence[bytes]) -> str:
+def _frames(renderer: EpisodeRenderer | None, sample: JudgedSample) -> tuple[bytes, ...]:
+    """Of the episode, or of both that were compared; none where the world can't be drawn."""
+    if renderer is None:
+        return ()
+    drawn: list[bytes] = []
+    for episode in (sample.episode, sample.second):
+        if episode is not None and episode.states is not None:
+            drawn += renderer.png(episode.states)
+    return tuple(drawn)
+
+
+def _sheet(frames: Sequence[bytes]) -> str | None:
+    if not frames:
+        return None
     columns, width = (6, 168) if len(frames) <= LONG else (10, 100)
     return "data:image/png;base64," + base64.b64encode(contact_sheet(frames, columns, width)).decode()

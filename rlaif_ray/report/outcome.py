@@ -152,6 +152,28 @@ def statements(record: RunRecord) -> list[str]:
 def _about_judge(record: RunRecord, judge: Mapping[str, Any]) -> list[str]:
     if not judge or judge.get("kind") == "none":
         return ["No judge was asked: this run learned from the task reward alone."]
+    return [*_about_members(judge), *_who_judged(record, judge), *_about_places(judge)]
+
+
+def _about_members(judge: Mapping[str, Any]) -> list[str]:
+    members = judge.get("members")
+    if not isinstance(members, list) or len(members) < 2:
+        return []
+    return [f"Several judges answered each question: {', '.join(map(str, members))}."]
+
+
+def _about_places(judge: Mapping[str, Any]) -> list[str]:
+    """How far preferences went by the place."""
+    both, turned = judge.get("both_orders"), judge.get("inconsistent")
+    if not both or turned is None:
+        return []
+    return [
+        f"Of {count(float(both))} preferences that were asked in both orders, {count(float(turned))} turned with the "
+        "order (position inconsistency): they count as ties."
+    ]
+
+
+def _who_judged(record: RunRecord, judge: Mapping[str, Any]) -> list[str]:
     if judge.get("kind") == "builtin":
         return [
             f"The built-in judge (profile {judge.get('profile')}) gave the feedback: a program that reads the pictures "
@@ -192,7 +214,7 @@ def _judge_of_config(record: RunRecord) -> Mapping[str, Any]:
         "kind": judge.kind,
         "model": judge.gguf or judge.model,
         "profile": judge.profile,
-        "as_if": judge.kind == "builtin",
+        "as_if": judge.as_if,
     }
 
 

@@ -177,7 +177,7 @@ class SweepRecord:
 
     @property
     def as_if(self) -> bool:
-        return self.place.base.judge.kind == "builtin"
+        return self.place.base.judge.as_if
 
     def counts(self) -> dict[str, int]:
         """Trials by state, as a reader would say it."""

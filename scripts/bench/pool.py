@@ -252,7 +252,7 @@ class Pool:
             waiting += islice(source, max(0, deepest - self.pool.in_flight - len(waiting)))
             more = bool(waiting)
             began = time.perf_counter()
-            del waiting[: self.pool.submit(waiting, inclusion_probability=1.0, step=0)]
+            del waiting[: len(self.pool.submit(waiting, inclusion_probability=1.0, step=0))]
             self.arrived += len(self.pool.poll())
             yield time.perf_counter() - began
             time.sleep(POLL_S)
