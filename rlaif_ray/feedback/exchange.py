@@ -226,7 +226,7 @@ def _check(row: dict[str, Any], where: str) -> None:
         for key, blob in (("episode_key", "episode"), ("second_key", "second_episode")):
             if row[key] is not None and episode_key(unpack_episode(row[blob] or b"")) != row[key]:
                 raise StoreError(f"its {blob.replace('_', ' ')} is another than it says")
-        if (row["second_key"] is None) != (row["second_id"] is None or row["second_version"] is None):
+        if len({row[name] is None for name in ("second_key", "second_id", "second_version")}) > 1:
             raise StoreError("it says who its second episode is in part only")
         if not _all(json.loads(row["frame_hashes"]), lambda name: isinstance(name, str) and _HASH.fullmatch(name)):
             raise StoreError(f"frame_hashes: got {row['frame_hashes'][:60]!r}, expected a list of 32 hex digits each")

@@ -314,6 +314,11 @@ def test_observations_of_another_shape_are_refused_with_both_shapes(saved, shape
         load_policy(saved[0]).act(np.zeros(shape, np.uint8))
 
 
+def test_what_is_no_array_is_refused(saved):
+    with pytest.raises(ShapeError, match="got a str, expected an array"):
+        load_policy(saved[0]).act("x")
+
+
 def test_a_file_that_is_no_policy_is_one_line(saved, tmp_path):
     folder, _ = saved
     whole = (folder / "policy.pt").read_bytes()

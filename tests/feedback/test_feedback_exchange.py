@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from feedback_fakes import TinyRenderer, asked_about, tiny_config
+from feedback_fakes import TinyRenderer, asked_about, tiny_config, tiny_episode
 from PIL import Image
 
 from rlaif_ray.errors import StoreError
@@ -19,6 +19,7 @@ from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
 from rlaif_ray.feedback.exchange import Imported, export_parquet, import_parquet
 from rlaif_ray.feedback.judge import identity_of
+from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Abstention, Label, Usage, Verdict, episode_key
@@ -127,9 +128,70 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_comes_in(store: LabelStor
         ("inclusion_probability", 0.0, "inclusion_probability"),
         ("episode_key", "other", "another than it says"),
         ("episode", b"junk", "can't be read back"),
+        ("frame_hashes", '["../../etc/passwd"]', "expected a list of 32 hex digits each"),
+        ("frame_hashes", '{"a": 1}', "expected a list of 32 hex digits each"),
+        ("frame_hashes", "nonsense", "Expecting value"),
+        ("made_of", '["x"]', "expected a list of labels"),
+        ("second_id", 3, "says who its second episode is in part only"),
     ):
         changed = [*rows[:3], rows[3] | {column: value}, rows[4]]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed, schema=table.schema), bad)
         assert says in complaint()
     with pytest.raises(StoreError, match=r"Not a directory|File exists"):
         export_parquet(store, bad / "x.parquet", renderer=None, sheet=sheet)
+
+
+def preference(store: LabelStore, number: int) -> Label:
+    """Two orders that disagree, and the tie that they come to."""
+    config = tiny_config("http://127.0.0.1:1/v1", judge__prompt="homegrid-preference").judge
+    questions = Questionnaire.of(config, TinyRenderer(), JUDGE)
+    first, second = tiny_episode(number), replace(tiny_episode(number + 1), policy_version=9)
+    parts = []
+    for order, preferred, value in (("first", "first", 1.0), ("swapped", "second", 0.0)):
+        asked = Asked(questions.between(first, second, order), first, "run", second=second)  # type: ignore[arg-type]
+        row = replace(record_of(asked), part=True)
+        store.claim(row, ME)
+        said = Verdict("preference", value, f"text {order}", Usage(10, 5, 0.01, 1.0), preference=preferred)  # type: ignore[arg-type]
+        parts.append(store.answer(row, said, store.reserve(row, Amount(0.1, 1, 100), Caps(), ME), Amount(0.01, 1, 15)))
+    whole = record_of(Asked(questions.between(first, second, "both"), first, "run", second=second))
+    store.claim(whole, ME)
+    made = replace(whole, made_of=json.dumps([one.label_id for one in parts]), inconsistent=True)
+    return store.answer(made, Verdict("preference", 0.5, "t", Usage(attempts=0), preference="tie"), None, Amount())
+
+
+def test_pairs_come_back_with_both_episodes_and_their_parts(store: LabelStore, tmp_path: Path) -> None:
+    answered_first = fill(store)
+    label = preference(store, 20)
+    assert (store.stats().both_orders, store.stats().inconsistent) == (1, 1)
+    path = exported(store, tmp_path / "labels.parquet")
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    assert [(row["part"], row["second_id"], len(row["frames"])) for row in rows[-3:]] == [
+        (True, 21, 8), (True, 21, 8), (False, 21, 8),
+    ]  # fmt: skip
+    with LabelStore(tmp_path / "other.sqlite") as other:
+        preference(other, 40)  # so that labels have other numbers there
+        assert import_parquet(other, path) == Imported(labels=8, answers=7, known=0)
+        assert import_parquet(other, path).known == 8
+        back = other.labels()[-1]
+        first, second = other.units_of(back)  # type: ignore[misc]
+        assert (first.episode_id, second.episode_id, second.policy_version) == (20, 21, 9)
+        assert len(other.labels()) == len(answered_first) + 2
+        with other.reading() as db:
+            made_of = db.execute(
+                "SELECT a.made_of FROM labels l JOIN answers a ON a.id = l.answer_id WHERE l.label_id = ?",
+                (back.label_id,),
+            ).fetchone()["made_of"]
+        texts = {one.label_id: one.outcome.text for one in other.labels(parts=True)}
+        assert [texts[part] for part in json.loads(made_of)] == ["text first", "text swapped"]
+        assert (other.stats().both_orders, other.stats().inconsistent) == (2, 2)
+        assert label.outcome == back.outcome
+
+
+def test_a_file_of_an_earlier_version_comes_in(store: LabelStore, tmp_path: Path) -> None:
+    labels = fill(store)
+    table = pyarrow.parquet.read_table(exported(store, tmp_path / "labels.parquet"))
+    new = ["second_key", "second_id", "second_version", "part", "made_of", "inconsistent", "second_episode"]
+    pyarrow.parquet.write_table(table.drop_columns(new), tmp_path / "old.parquet")
+    with LabelStore(tmp_path / "other.sqlite") as other:
+        assert import_parquet(other, tmp_path / "old.parquet") == Imported(labels=5, answers=4, known=0)
+        assert other.labels() == labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from feedback_fakes import FakeServer, TinyRenderer, completion, tiny_config, ti
 from rlaif_ray.config import Config, JudgeConfig, load_config
 from rlaif_ray.errors import ConfigError, JudgeRejectsModel
 from rlaif_ray.feedback.ask import Circumstances, LocalStore
-from rlaif_ray.feedback.budget import Caps
+from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.judge import judges_from
 from rlaif_ray.feedback.jury import Jury, check_words
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Asked, Questionnaire
+from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Label, Verdict
 
@@ -256,3 +258,64 @@ def test_members_inherit_what_they_do_not_change() -> None:
     assert [(m.model, m.temperature, m.panel) for m in config.members] == [("a", 0.25, ()), ("tiny", 0.5, ())]
     moved = [m.model_copy(update={"base_url": f"http://127.0.0.1:{i}/v1"}) for i, m in enumerate(config.members)]
     assert config.served(moved).members == tuple(moved)
+
+
+def test_what_is_set_aside_for_others_is_waited_for(store: LabelStore) -> None:
+    """Room for one worst case at a time, and for far more answers: none of twelve questions is dropped."""
+
+    async def slowly(*_: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return completion()
+
+    with FakeServer(slowly) as server:
+        config = judge_config(server.base_url)
+        worst = judges_from(config, [None])[0].worst_case(
+            Questionnaire.of(config, TinyRenderer(), judges_from(config, [None])[0].identity).about(tiny_episode(1))
+        )
+        caps = Caps(usd=worst.usd + 11 * 0.12 + 0.01)
+        labels = ask(config, store, *(tiny_episode(n) for n in range(13)), caps=caps)
+        assert (
+            sum(label is not None for label in labels) == 12
+        )  # the thirteenth finds no room, whatever comes of others
+        assert server.asked == 12
+        assert store.account(caps).spent.usd <= caps.usd  # type: ignore[operator]
+
+
+def test_panels_that_share_a_member_and_a_tight_budget_end(store: LabelStore) -> None:
+    """Wholes that hold money, parts that wait for each other's answers, and single questions that wait for money."""
+
+    async def slowly(_: int, body: dict[str, Any]) -> Any:
+        await asyncio.sleep(0.02)
+        return completion(answer="no" if body["model"] == "c" else "yes")
+
+    with FakeServer(slowly) as server:
+        panel = judge_config(server.base_url, panel=THREE)
+        other = judge_config(server.base_url, panel=[*THREE[1:], {"model": "d"}])
+        alone = judge_config(server.base_url, model="b")
+        episodes = [tiny_episode(n) for n in range(6)]
+
+        async def all_of_them() -> list[Any]:
+            caps = Caps(labels=24)
+            return await asyncio.wait_for(
+                asyncio.gather(*(_asked(config, store, episodes, caps, 0.0) for config in (panel, other, alone))), 60.0
+            )
+
+        found = asyncio.run(all_of_them())
+        assert all(label is not None for label in found[2])
+        assert server.asked <= 24
+        account = store.account(Caps())
+        assert (account.spent.labels, account.reserved.labels) == (server.asked, 0)
+
+
+def test_a_process_that_dies_with_a_whole_in_hand_is_charged_for_what_it_sent(store: LabelStore) -> None:
+    config = judge_config("http://127.0.0.1:1/v1", panel=THREE)
+    judges = judges_from(config, [None] * 3)
+    jury = Jury(judges, LocalStore(store), Caps(), config)
+    question = Questionnaire.of(config, TinyRenderer(), jury.identity).about(tiny_episode(1))
+    record = record_of(Asked(question, tiny_episode(1), "run"))
+    store.claim(record, "elsewhere:1:0.0")
+    hold = store.reserve(replace(record, whole=True), Amount(3.0, 3, 300), Caps(), "elsewhere:1:0.0")
+    store.reserve(replace(record, hold=hold, request="part"), Amount(1.0, 1, 100), Caps(usd=3.0), "elsewhere:1:0.0")
+    assert store.account(Caps()).reserved == Amount(3.0, 3, 300)  # the part's is out of the whole's
+    assert store.write_off_owner("elsewhere:1:0.0") == 2
+    assert store.account(Caps()).spent == Amount(1.0, 1, 100)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +363,38 @@ def test_mistakes_are_told_before_anything_starts(
     (tmp_path / "labels.sqlite").write_bytes(b"not a store" * 500)
     with pytest.raises(StoreError, match="damaged or no label store"):
         make_pool(pools, tmp_path, "http://127.0.0.1:1/v1")
+
+
+def test_with_the_labels_used_up_what_the_store_knows_is_answered_for_nothing(
+    pools: list[FeedbackPool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, budget__labels=3)
+        assert pool.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0) == [0, 1, 2]
+        assert len(pool.wait(30.0)) == 3
+        assert pool.stats().exhausted
+        assert pool.stats().exhausted
+        again = [replace(tiny_episode(n), episode_id=10 + n) for n in (7, 2, 8, 0)]
+        assert pool.submit(again, inclusion_probability=1.0, step=1) == [12, 10]
+        assert sorted((label.episode_id, label.replayed) for label in pool.wait(30.0)) == [(10, True), (12, True)]
+        assert server.asked == 3
+        (notice,) = pool.notices()
+        assert notice == "The budget is spent: 3 labels for USD 0.00. Asking is at its end, training goes on."
+        assert pool.notices() == []
+    assert caplog.text.count("The budget is spent") == 1
+
+
+def test_what_a_judge_does_not_take_is_told_once_to_the_driver(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    def respond(_: int, body: dict[str, Any]) -> Any:
+        if body.get("response_format", {}).get("type") == "json_schema":
+            return web.json_response({"error": {"message": "response_format json_schema: no"}}, status=400)
+        return completion()
+
+    with FakeServer(respond) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, feedback__pool_actors=2)
+        pool.submit([tiny_episode(n) for n in range(12)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 12
+        (notice,) = pool.notices()
+        assert "doesn't take all that was sent: asks for a JSON object instead of a strict JSON schema" in notice
+        (manner,) = pool.manners
+        assert manner.endswith("/tiny: asks for a JSON object")

@@ -12,8 +12,10 @@ import pytest
 from rlaif_ray import evaluation, experiment
 from rlaif_ray.checkpoints import check_checkpoint
 from rlaif_ray.config import dump_config, load_config
-from rlaif_ray.errors import CheckpointError, ConfigError
+from rlaif_ray.course import Course
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError
 from rlaif_ray.networks import load_policy
+from rlaif_ray.ppo import FeedbackPPO
 
 TINY = {
     "env.num_envs": 8, "env.options": {"starts": "train"}, "policy.hidden": [8], "ppo.train_batch_size": 256,
@@ -69,6 +71,43 @@ def test_going_on_counts_on(run):
     assert rates == pytest.approx([1e-3 - 9e-4 * s / 1_280 for s in (256, 512, 768, 1_024, 1_280)], rel=1e-3)
     assert second.summary["status"] == "done"
     assert second.exit_code == 0
+
+
+def test_what_has_no_value_is_null_in_the_log(run):
+    text = (run[3].path / "result.json").read_text()
+    rows = [strict(line) for line in text.splitlines()]
+    assert any(
+        value is None for row in rows for part in row.values() if isinstance(part, dict) for value in part.values()
+    )
+
+
+def test_what_went_wrong_first_is_what_is_told(ray_session, tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("the world fell apart")
+
+    def store_gone(*_):
+        raise StoreError("the store is gone as well")
+
+    monkeypatch.setattr(FeedbackPPO, "train", fails)
+    monkeypatch.setattr(Course, "summary", store_gone)
+    with pytest.raises(RuntimeError, match="fell apart"):
+        experiment.train(config(tmp_path))
+
+
+def test_a_signal_before_the_first_iteration_is_still_ours(tmp_path):
+    """Starting Ray takes SIGTERM over; who was there before has it back."""
+    code = (
+        "import signal\n"
+        "from rlaif_ray.config import load_config\n"
+        "from rlaif_ray.surroundings import ray_running\n"
+        "mine = lambda *_: None\n"
+        "signal.signal(signal.SIGTERM, mine)\n"
+        "with ray_running(load_config({})):\n"
+        "    assert signal.getsignal(signal.SIGTERM) is mine\n"
+        "    print('ours')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "ours", done.stderr[-500:]
 
 
 def test_the_log_has_one_row_an_iteration_in_all_three_files(run):

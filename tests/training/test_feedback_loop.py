@@ -94,7 +94,7 @@ class Pool:
         self.asked += taken
         self.steps.append((step, inclusion_probability))
         self.due += [(self.polls + self.delay, e) for e in taken]
-        return [e.episode_id for e in taken]
+        return [(e[0] if isinstance(e, tuple) else e).episode_id for e in taken]
 
     def hush(self):
         self.hushed = True
@@ -176,6 +176,19 @@ class Belief:
         step = packed_ranges(np.zeros(len(batch), int), batch.lengths + 1)
         belief = (0.5 * (self.version - 1) + 0.05 * step).astype(np.float32)
         return Scores(belief, batch.obs_offsets, np.full(len(batch), self.version))
+
+
+class Disagreeing(Belief):
+    """Its members part by a hundredth a step."""
+
+    def score(self, batch):
+        scores = super().score(batch)
+        return replace(scores, spread=0.01 * packed_ranges(np.zeros(len(batch), int), batch.lengths + 1))
+
+
+class Pairs(Trainer):
+    def add(self, pairs, values):
+        self.added += [(a.episode_id, b.episode_id, v) for (a, b), v in zip(pairs, values, strict=True)]
 
 
 def published(version, gate_open=True, state=True):
@@ -594,6 +607,50 @@ def test_a_silent_loop_learns_on_the_task_reward_alone():
     loop.close()
     assert loop.pool_stats() is None
     assert not loop.holding
+
+
+def test_at_a_normal_end_no_further_question_is_put_and_what_is_under_way_is_waited_for():
+    pool = Pool(delay=5)
+    loop = loop_of(pool, Trainer())
+    loop.ask([runner((3,))(9)], 10)
+    assert pool.in_flight
+    loop.drain(1.0)
+    assert pool.hushed
+    assert pool.waits
+    assert not pool.in_flight
+
+
+def test_pairs_are_drawn_by_seed_each_episode_once_and_pay_nobody():
+    asked = []
+    for _ in range(2):
+        pool, trainer = Pool(answer=lambda pair: verdict(pair[0].episode_id, 1.0)), Pairs()
+        loop = FeedbackLoop(
+            load_config({}, {"mix.source": "distilled", "feedback.fraction": 1.0, "reward_model.pace": "go"}),
+            pool, trainer, choose=choose, load=lambda state: Belief(state["version"]), compares=True,
+        )  # fmt: skip
+        (mixed,), figures = turn(loop, [runner((1,) * 9)(1)], 10)
+        pairs = [(one.episode_id, other.episode_id) for one, other in pool.asked]
+        assert len({i for pair in pairs for i in pair}) == 8  # of nine, one is left over
+        assert trainer.added == [(*pair, 1.0) for pair in pairs]
+        assert mixed.counts["direct"] == 0
+        assert figures["feedback"]["asked"] == 4
+        asked.append(pairs)
+    assert asked[0] == asked[1]
+    assert asked[0] != sorted(asked[0])
+
+
+def test_the_reward_models_doubt_goes_with_the_question():
+    cascade = {"strong": {"profile": "perfect"}, "when": ["rm-disagrees"]}
+    pool = Pool()
+    loop = loop_of(pool, Trainer(), **{"judge.cascade": cascade, "reward_model.ensemble": 2})
+    rollout = runner((3, 5))(15)
+    loop.ask([rollout], 10)
+    assert pool.doubts == [0.0] * 8  # without a version of it, it doubts nothing
+    loop = loop_of(pool := Pool(), Trainer([published(1)]), **{"judge.cascade": cascade, "reward_model.ensemble": 2})
+    loop._load = lambda state: Disagreeing(state["version"])
+    loop.learn_to_judge()
+    loop.ask([rollout], 10)
+    assert pool.doubts == pytest.approx([0.01 * len(e) for e in rollout.episodes])
 
 
 def test_closing_closes_both():
