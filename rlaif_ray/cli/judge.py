@@ -126,6 +126,8 @@ def _told(found: JudgeCheck, config: Config) -> list[str]:
 
 def _told_probe(probe: Probe) -> list[str]:
     name = {"median": "a typical episode", "longest": "a longest episode"}[probe.name]
+    if probe.answer.startswith("prefers"):
+        name = {"median": "a typical episode, then a longest one", "longest": "the same two, swapped"}[probe.name]
     return [
         "",
         f"{name}: {probe.steps} steps, {probe.images} pictures",

@@ -21,7 +21,7 @@ from rlaif_ray.errors import (
 from rlaif_ray.feedback.costs import CostEstimate, estimate_cost
 from rlaif_ray.feedback.judge import ChatJudge, judge_from, key_for, model_name, request_body
 from rlaif_ray.feedback.prices import Price
-from rlaif_ray.feedback.question import Question, Questionnaire
+from rlaif_ray.feedback.question import Order, Question, Questionnaire
 from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Verdict
 
 __all__ = ["CostEstimate", "JudgeCheck", "Probe", "check_judge", "estimate_cost", "patiently", "ping"]
@@ -132,11 +132,10 @@ async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: Epis
     probes: list[Probe] = []
     too_many: list[str] = []
     try:
-        for name, episode in episodes.items():
-            question = questions.about(episode)
+        for name, steps, question in _questions(questions, episodes):
             outcome, refused = await _probe(judge, question, config.judge.retries)
             too_many += [refused] if refused else []
-            probes.append(_as_probe(name, len(episode), question, outcome))
+            probes.append(_as_probe(name, steps, question, outcome))
         rate, limited_by = _rate(config, judge.endpoint.headers, probes)
     finally:
         await judge.close()
@@ -156,6 +155,18 @@ async def _check(config: Config, episodes: Mapping[Any, Episode], renderer: Epis
         budget_minutes=None if labels is None else labels / rate,
         budget_usd=None if labels is None else labels * sum(probe.cost_usd for probe in probes) / len(probes),
     )
+
+
+def _questions(questions: Questionnaire, episodes: Mapping[Any, Episode]) -> list[tuple[Any, int, Question]]:
+    """(which, steps, question) of each probe; a preference's prompt compares the two, in both orders."""
+    if questions.prompt.kind != "preference":
+        return [(name, len(episode), questions.about(episode)) for name, episode in episodes.items()]
+    first, second = episodes.values()
+    orders: tuple[Order, Order] = ("first", "swapped")
+    steps = len(first) + len(second)
+    return [
+        (name, steps, questions.between(first, second, order)) for name, order in zip(episodes, orders, strict=True)
+    ]
 
 
 async def _probe(judge: ChatJudge, question: Question, retries: int) -> tuple[Verdict | Abstention, str]:

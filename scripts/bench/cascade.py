@@ -116,7 +116,9 @@ def config_of(arm: Arm, places: Places) -> Config:
         return [placed(one) for one in part] if isinstance(part, list) else part
 
     judge = placed({"kind": "builtin", "profile": CHEAP} | arm.judge)
-    return load_config({"judge": judge, "reward_model": {"ensemble": ENSEMBLE}, "mix": {"source": "distilled"}})
+    # The gate is left open: what is looked at is where the ensemble doubts, not whether it may pay anybody.
+    model = {"ensemble": ENSEMBLE, "gate_accuracy": 0.0}
+    return load_config({"judge": judge, "reward_model": model, "mix": {"source": "distilled"}})
 
 
 def asked(config: Config, units: Sequence[Units], doubts: Sequence[float], store: LabelStore) -> list[Label | None]:
