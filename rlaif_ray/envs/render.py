@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from rlaif_ray.envs.homegrid_captions import WORDINGS, caption_of
 from rlaif_ray.envs.homegrid_layout import ACTIONS, GRID, HEIGHT, WIDTH, cell_of, xy_of
 from rlaif_ray.envs.homegrid_world import STATE_COLUMNS
+from rlaif_ray.envs.png import Band, band_of, palette_png
 from rlaif_ray.envs.scenery import PICTURE_SHAPE, house
 from rlaif_ray.envs.sprites import CLEAR, PALETTE, TILE, cat, fruit, robot, stain
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.types import Array
 
-__all__ = ["HomegridRenderer", "encode_png", "place_name", "tile_picture"]
+__all__ = ["HomegridRenderer", "place_name", "tile_picture"]
 
-COMPRESS_LEVEL: Final = 1  # zlib's fastest: of drawing and encoding a frame, compression is what costs
-_PALETTE_BYTES = PALETTE.tobytes()
+_SIZE: Final = (WIDTH * TILE, HEIGHT * TILE)
+_MOST_BANDS: Final = 20_000  # in memory, about half a kilobyte each
 _FURNITURE = {
     "n": "plant", "h": "armchair", "i": "sofa", "l": "coffee table", "m": "cabinet", "j": "rug", "k": "rug",
     "a": "cupboard", "b": "stove", "c": "fridge", "d": "counter", "e": "chair", "f": "chair", "g": "dining table",
 }  # fmt: skip
-
-
-def encode_png(picture: Array) -> bytes:
-    """(H, W) uint8 palette indices -> one palette PNG."""
-    image = Image.frombytes("P", (picture.shape[1], picture.shape[0]), np.ascontiguousarray(picture).tobytes())
-    image.putpalette(_PALETTE_BYTES)
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=COMPRESS_LEVEL)
-    return file.getvalue()
 
 
 @cache
@@ -71,9 +61,7 @@ class HomegridRenderer:
         files: dict[tuple[int, ...], bytes] = {}
         for state in (rows := _checked(states)):
             if tuple(state) not in files:
-                picture = house().copy()
-                _draw(picture, state)
-                files[tuple(state)] = encode_png(picture)
+                files[tuple(state)] = palette_png(_bands(state), _SIZE, PALETTE)
         return tuple(files[tuple(state)] for state in rows)
 
     def captions(self, states: Array) -> tuple[str, ...]:
@@ -96,17 +84,33 @@ def _checked(states: Array) -> list[list[int]]:
     return rows
 
 
-def _draw(picture: Array, state: Sequence[int]) -> None:
+def _things(state: Sequence[int]) -> list[tuple[int, int, str, int]]:
+    """Column, row, thing and heading of every tile that differs from the empty house; later ones cover earlier ones."""
     robot_x, robot_y, heading, fruit_x, fruit_y, cat_x, cat_y, squashed = state
     pet = "stain" if squashed else "cat"
-    _put(picture, fruit_x, fruit_y, tile_picture(fruit_x, fruit_y, "fruit", -1))
-    _put(picture, cat_x, cat_y, tile_picture(cat_x, cat_y, pet, -1))
     below = pet if (robot_x, robot_y) == (cat_x, cat_y) else ""
-    _put(picture, robot_x, robot_y, tile_picture(robot_x, robot_y, below, heading))
+    return [(fruit_x, fruit_y, "fruit", -1), (cat_x, cat_y, pet, -1), (robot_x, robot_y, below, heading)]
 
 
-def _put(picture: Array, x: int, y: int, tile: Array) -> None:
-    picture[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile
+def _draw(picture: Array, state: Sequence[int]) -> None:
+    for x, y, thing, heading in _things(state):
+        picture[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile_picture(x, y, thing, heading)
+
+
+def _bands(state: Sequence[int]) -> list[Band]:
+    things = _things(state)
+    return [
+        _band(y, tuple((x, thing, heading) for x, row, thing, heading in things if row == y)) for y in range(HEIGHT)
+    ]
+
+
+@lru_cache(_MOST_BANDS)
+def _band(y: int, things: tuple[tuple[int, str, int], ...]) -> Band:
+    """A row of tiles with these things in it."""
+    picture = house()[y * TILE : (y + 1) * TILE].copy()
+    for x, thing, heading in things:
+        picture[:, x * TILE : (x + 1) * TILE] = tile_picture(x, y, thing, heading)
+    return band_of(picture)
 
 
 def place_name(cell: int) -> str:
