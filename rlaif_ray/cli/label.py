@@ -28,7 +28,7 @@ from rlaif_ray.feedback.check import ping
 from rlaif_ray.feedback.costs import estimate_cost
 from rlaif_ray.feedback.dataset import DataSet
 from rlaif_ray.feedback.framing import Framing
-from rlaif_ray.feedback.judge import identity_of, judge_from, key_for
+from rlaif_ray.feedback.judge import identity_of, judge_from, key_for, refuse_several
 from rlaif_ray.feedback.offline import Ended, Tally, label_now, sample_ahead
 from rlaif_ray.feedback.prices import batch_price, price_of
 from rlaif_ray.feedback.question import Questionnaire, words_of
@@ -137,12 +137,15 @@ def _run_name(checkpoint: Path) -> str:
 def _check(plan: _Plan, *, batch: bool) -> None:
     """Whatever can be known to be wrong before anything is sampled. Raises ConfigError, MissingKeyError."""
     judge = plan.config.judge
+    refuse_several(judge)
     words_of(judge, one_episode=True)
     renderer_of(plan.config)
     key_for(judge)
     price_of(judge)
-    if batch and judge.kind not in ("builtin", "chat"):
-        raise ConfigError(f"judge.kind: got {judge.kind!r}, allowed with --batch are 'builtin' and 'chat'")
+    if batch:
+        from rlaif_ray.feedback.batch import check_batched
+
+        check_batched(judge)
     if (plan.folder / "result.json").exists():
         raise ConfigError(f"run.name: got {plan.folder.name!r}, whose folder holds a training run; choose another")
 

@@ -6,7 +6,8 @@ The flow, one module a noun::
 
 ``select`` picks episodes, ``pool`` (Ray actors, off the rollout's path) draws them into a ``question``, ``ask``
 reserves the worst case of each attempt in the ``budget``, puts it to the ``judge`` and settles what was used; the
-``store`` has the answer on disk before anybody uses it. Only ``pool`` and ``actors`` need Ray: ``ask.ask_all`` is the
+``store`` has the answer on disk before anybody uses it. A ``jury`` puts one question to several judges, or in both
+orders of two episodes, each part of it by the same path. Only ``pool`` and ``actors`` need Ray: ``ask.ask_all`` is the
 same path in one process, ``offline`` and ``batch`` label whole data sets by it, and ``alone`` judges pictures of any
 other program. Each folder of ``pictures/`` is one run here, and a second start of the script costs nothing:
 

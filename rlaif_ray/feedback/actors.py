@@ -262,6 +262,7 @@ def questioner_actor(config: Config, renderer: EpisodeRenderer, store: StoreHand
 
     A judge on loopback answers on the store's node only; any other is asked from whichever node has least to do.
     """
-    there = NodeAffinitySchedulingStrategy(store.node, soft=False) if config.judge.local else "SPREAD"
+    beside = any(member.local for member in config.judge.members)  # a judge on loopback answers here alone
+    there = NodeAffinitySchedulingStrategy(store.node, soft=False) if beside else "SPREAD"
     options = {"max_concurrency": backlog, "scheduling_strategy": there, "enable_task_events": _TASK_EVENTS}
     return ray.remote(num_cpus=0)(Questioner).options(**options).remote(config, renderer, store, run_id)

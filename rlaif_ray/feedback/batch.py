@@ -25,7 +25,7 @@ from typing import IO, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from rlaif_ray.config import Config
+from rlaif_ray.config import Config, JudgeConfig
 from rlaif_ray.errors import (
     AttemptFailed,
     BudgetExhausted,
@@ -39,7 +39,7 @@ from rlaif_ray.feedback.batches import Book, OpenBatch
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.check import patiently
 from rlaif_ray.feedback.dataset import DataSet
-from rlaif_ray.feedback.judge import ChatJudge, key_for, request_body
+from rlaif_ray.feedback.judge import ChatJudge, answers_decisions, key_for, request_body
 from rlaif_ray.feedback.offline import Ended, Tally
 from rlaif_ray.feedback.prices import batch_price, worst_case
 from rlaif_ray.feedback.question import Asked, Questionnaire
@@ -63,6 +63,17 @@ _GONE = "the server doesn't know it any more"
 _Result = TypeVar("_Result")
 
 
+def check_batched(judge: JudgeConfig) -> None:
+    """Raises ConfigError: a judge that isn't asked by chat completions."""
+    if judge.kind not in ("builtin", "chat"):
+        raise ConfigError(f"judge.kind: got {judge.kind!r}, allowed with --batch are 'builtin' and 'chat'")
+    if answers_decisions(judge):
+        raise ConfigError(
+            f"judge.profile: got {judge.profile!r}, which answers typed questions; allowed with --batch are those that "
+            "complete chats"
+        )
+
+
 class Batcher:
     """Sends a data set's questions in batches and takes their answers in.
 
@@ -78,8 +89,7 @@ class Batcher:
         tally: Tally,
         stop: Callable[[], bool],
     ) -> None:
-        if config.judge.kind not in ("builtin", "chat"):
-            raise ConfigError(f"judge.kind: got {config.judge.kind!r}, allowed with --batch are 'builtin' and 'chat'")
+        check_batched(config.judge)
         self._judge, self._data, self._questions, self._config = judge, data, questions, config.judge
         self._keep_frames_mb = float(config.feedback.keep_frames_mb)
         self._caps, self._tally, self._stop = Caps.of(config.budget), tally, stop

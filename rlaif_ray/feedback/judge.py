@@ -45,6 +45,7 @@ __all__ = [
     "keys_for",
     "model_name",
     "question_messages",
+    "refuse_several",
     "request_body",
     "titles",
 ]
@@ -93,10 +94,7 @@ def keys_for(config: JudgeConfig) -> tuple[SecretStr | None, ...]:
 def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
     """The configured judge. Raises ConfigError: its price is unknown, the built-in one was not started, or there are
     several."""
-    if config.panel or config.cascade is not None:
-        raise ConfigError(
-            f"judge.{'panel' if config.panel else 'cascade'}: got {len(config.members)} judges, allowed here is one"
-        )
+    refuse_several(config)
     if answers_decisions(config):
         from rlaif_ray.feedback.decisions import DecisionsJudge
 
@@ -106,6 +104,15 @@ def judge_from(config: JudgeConfig, key: SecretStr | None) -> ChatJudge:
 
         return LogOddsJudge(config, key=key)
     return ChatJudge(config, key=key)
+
+
+def refuse_several(config: JudgeConfig) -> None:
+    """Raises ConfigError: several judges, where one is to answer."""
+    if config.panel or config.cascade is not None:
+        which = "panel" if config.panel else "cascade"
+        raise ConfigError(
+            f"judge.{which}: got {len(config.members)} judges, allowed here is one; several are asked by a run (train)"
+        )
 
 
 def judges_from(config: JudgeConfig, keys: Sequence[SecretStr | None]) -> tuple[ChatJudge, ...]:

@@ -96,7 +96,7 @@ def money_chart(record: RunRecord) -> str | None:
     _line(labels, record, "feedback/labels", "labels bought", BLUE)
     _cap(labels, None if budget is None or budget.labels is None else float(budget.labels))
     labels.set_title("Labels", loc="left")
-    as_if = record.config is not None and record.config.judge.kind == "builtin"
+    as_if = record.config is not None and record.config.judge.as_if
     _line(spend, record, "feedback/spend_usd", "spent", RED)
     _cap(spend, None if budget is None else budget.usd)
     spend.set_title("Spend, USD" + (" (as-if: nothing was paid)" if as_if else ""), loc="left")

@@ -88,7 +88,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _as_if(record: RunRecord) -> str:
-    return ", as-if" if record.config and record.config.asks and record.config.judge.kind == "builtin" else ""
+    return ", as-if" if record.config and record.config.asks and record.config.judge.as_if else ""
 
 
 def _first(*values: float) -> float:

@@ -100,11 +100,15 @@ class Place:
         part.replace(self.folder / JUDGES)
 
     def judged(self, config: Config) -> Config:
-        """The config with the address of its judge, where the sweep runs it."""
-        if not config.asks or config.judge.kind != "builtin":
+        """The config with the addresses of its judges, where the sweep runs them."""
+        if not config.asks or not config.judge.as_if:
             return config
-        url = json.loads((self.folder / JUDGES).read_text())[config.judge.profile]
-        return config.model_copy(update={"judge": config.judge.model_copy(update={"base_url": url})})
+        urls = json.loads((self.folder / JUDGES).read_text())
+        ready = [
+            member.model_copy(update={"base_url": urls[member.profile]}) if member.kind == "builtin" else member
+            for member in config.judge.members
+        ]
+        return config.model_copy(update={"judge": config.judge.served(ready)})
 
 
 def is_sweep(folder: Path) -> bool:

@@ -180,9 +180,10 @@ def _judges(place: Place) -> Iterator[None]:
         configs.append(place.base.model_copy(update={"judge": judge}))
     with contextlib.ExitStack() as stack:
         for config in configs:
-            if config.asks and config.judge.kind == "builtin" and config.judge.profile not in urls:
-                served = stack.enter_context(judge_serving(config))
-                urls[config.judge.profile] = served.judge.base_url
+            for member in config.judge.members if config.asks else ():
+                if member.kind == "builtin" and member.profile not in urls:
+                    alone = config.model_copy(update={"judge": member})
+                    urls[member.profile] = stack.enter_context(judge_serving(alone)).judge.base_url
         place.tell_judges(urls)
         yield
 

@@ -46,6 +46,7 @@ from rlaif_ray.types import Episode, EpisodeBatch, Label, Units
 
 READER = "rlaif_ray.envs.homegrid_reader:HomegridReader"
 STRONG, CHEAP = "gpt-4o-mini-2024", "cheap-nano"
+OTHERS = ("cheap-nano-b", "cheap-nano-c")  # the same rates with errors of their own: independent, a panel's best case
 CONCURRENCY = 8
 TAUGHT = 200  # episodes more, by whose cheap labels the reward model is taught
 ENSEMBLE = 3
@@ -63,7 +64,7 @@ class Arm:
 
 def arms_of_approvals() -> list[Arm]:
     strong = {"profile": STRONG}
-    seeds = [{"seed": seed} for seed in range(3)]
+    three = [{"profile": name} for name in (CHEAP, *OTHERS)]
     by_margin = [
         Arm(f"cascade, unsure within {margin:g}", {"cascade": {"strong": strong, "margin": margin}})
         for margin in (0.1, 0.2, 0.3, 0.4)
@@ -77,7 +78,7 @@ def arms_of_approvals() -> list[Arm]:
     ]
     both = {"cascade": {"strong": strong, "when": ["unsure", "rm-disagrees"], "margin": 0.3, "spread": 0.1}}
     return [
-        Arm("strong alone", strong), Arm("cheap alone", {}), Arm("panel of 3 cheap", {"panel": seeds}), *by_margin,
+        Arm("strong alone", strong), Arm("cheap alone", {}), Arm("panel of 3 cheap", {"panel": three}), *by_margin,
         *by_spread, Arm("cascade, unsure 0.3 or RM 0.1", both),
     ]  # fmt: skip
 
@@ -94,13 +95,14 @@ def arms_of_preferences() -> list[Arm]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[dict[str, tuple[str, str]]]:
-    """Both profiles without their latency: name -> (profile file, address)."""
+    """All profiles without their latency: name -> (profile file, address)."""
     with contextlib.ExitStack() as stack:
         found = {}
-        for name in (STRONG, CHEAP):
+        for seed, name in enumerate((STRONG, CHEAP, *OTHERS)):
             path = folder / f"{name}.yaml"
-            path.write_text(yaml.safe_dump(load_profile(name).model_dump(mode="json") | {"latency_median_s": 0.0}))
-            found[name] = str(path), stack.enter_context(BuiltinJudge()).start(str(path), READER)
+            profile = load_profile(CHEAP if name in OTHERS else name).model_dump(mode="json")
+            path.write_text(yaml.safe_dump(profile | {"name": name, "latency_median_s": 0.0}))
+            found[name] = str(path), stack.enter_context(BuiltinJudge()).start(str(path), READER, seed=seed)
         yield found
 
 
