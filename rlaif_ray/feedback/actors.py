@@ -42,6 +42,8 @@ NAMESPACE = "rlaif_ray"
 # How long the store may be away, restarting for instance, and how often it is looked for meanwhile.
 _STORE_CALL_S = 60.0
 _STORE_POLL_S = 0.2
+# Questions a questioner has drawn beyond those that may be in flight.
+DRAWN_AHEAD = 16
 # Ray would keep a record of each call for its dashboard: some 12 kB a question, 250 MB after 20,000.
 _TASK_EVENTS = False
 
@@ -186,8 +188,9 @@ class Questioner:
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
         self._hushed = False
-        # The limit itself is kept in the store, over all actors and runs; here it bounds what is drawn in advance.
-        self._gate = asyncio.Semaphore(config.feedback.concurrency)
+        # The limit itself is kept in the store, over all actors and runs; here it bounds what is drawn in advance. Some
+        # more than the limit: the next are drawn and waiting when an answer makes room.
+        self._gate = asyncio.Semaphore(config.feedback.concurrency + DRAWN_AHEAD)
         self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
     async def prepare(self, keys: Sequence[SecretStr | None]) -> str:
