@@ -188,9 +188,10 @@ class Questioner:
         self._draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._stopped: RlaifError | None = None
         self._hushed = False
-        # The limit itself is kept in the store, over all actors and runs; here it bounds what is drawn in advance. Some
-        # more than the limit: the next are drawn and waiting when an answer makes room.
-        self._gate = asyncio.Semaphore(config.feedback.concurrency + DRAWN_AHEAD)
+        # The limit itself is kept in the store, over all actors and runs; here it bounds what is asked at once, and
+        # what is drawn: somewhat more, so that the next are ready when an answer makes room.
+        self._gate = asyncio.Semaphore(config.feedback.concurrency)
+        self._drawing = asyncio.Semaphore(config.feedback.concurrency + DRAWN_AHEAD)
         self._prepared = asyncio.Event()  # calls of an asynchronous actor may overtake each other
 
     async def prepare(self, keys: Sequence[SecretStr | None]) -> str:
@@ -218,22 +219,31 @@ class Questioner:
         """One episode, or two to choose between (pickled), from states to label. Never raises: one question gone wrong
         doesn't end the pool."""
         await self._prepared.wait()
-        async with self._gate:
-            if self._stopped is not None:
-                return Answered(stop=self._stopped)
-            if self._hushed:
-                return Answered()
+        async with self._drawing:
+            if self._at_an_end is not None:
+                return self._at_an_end
             try:
                 asked = await asyncio.get_running_loop().run_in_executor(self._draw, self._drawn, packed, why)
-                now = Circumstances(why.share, why.reward_model_version, why.doubt)
-                label = await self._jury.ask(asked, now)
-                manners = tuple(judge.manner for judge in self._judges if judge.manner)
-                return Answered(label, manners=manners, said=tuple(s for judge in self._judges for s in judge.said))
+                async with self._gate:
+                    return self._at_an_end or await self._put(asked, why)
             except (JudgeError, StoreError) as error:
                 self._stopped = error
                 return Answered(stop=error)
             except Exception as error:  # noqa: BLE001 - whatever a renderer or a reply did, the pool goes on
                 return Answered(failed=f"{type(error).__name__}: {error}")
+
+    @property
+    def _at_an_end(self) -> Answered | None:
+        """What becomes of a question where nothing more is to be asked."""
+        if self._stopped is not None:
+            return Answered(stop=self._stopped)
+        return Answered() if self._hushed else None
+
+    async def _put(self, asked: Asked, why: Why) -> Answered:
+        now = Circumstances(why.share, why.reward_model_version, why.doubt)
+        label = await self._jury.ask(asked, now)
+        manners = tuple(judge.manner for judge in self._judges if judge.manner)
+        return Answered(label, manners=manners, said=tuple(s for judge in self._judges for s in judge.said))
 
     def _drawn(self, packed: bytes, why: Why) -> Asked:
         units: tuple[Episode, ...] = pickle.loads(packed)
