@@ -5,47 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from rlaif_ray.feedback.offline import Progress
 from rlaif_ray.report.figures import clock_time, count
+from rlaif_ray.report.screen import Screen
 
 __all__ = ["LabelView", "told"]
 
 PLAIN_EVERY_S = 10.0
 
 
-class LabelView:
+class LabelView(Screen):
     """Shows the newest progress. A context manager."""
 
     def __init__(self, console: Console, cap_usd: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._cap_usd, self._clock = console, cap_usd, clock
-        self._live: Live | None = None
+        super().__init__(console)
+        self._cap_usd, self._clock = cap_usd, clock
         self._newest: Progress | None = None
-        self._notice = ""
         self._printed_at = -math.inf
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True,
-                redirect_stderr=False,
-            )  # fmt: skip
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
+    def leave(self) -> None:
         if self._newest:
             self._console.print(told(self._newest, self._cap_usd), soft_wrap=True, highlight=False)
 
@@ -55,12 +39,6 @@ class LabelView:
         if self._live is None and self._clock() - self._printed_at >= PLAIN_EVERY_S:
             self._printed_at = self._clock()
             self._console.print(told(progress, self._cap_usd), soft_wrap=True, highlight=False)
-
-    def say(self, notice: str) -> None:
-        """Show a notice from now on."""
-        self._notice = notice
-        if self._live is None:
-            self._console.print(notice, soft_wrap=True, highlight=False)
 
     def render(self) -> RenderableType:
         if self._newest is None:

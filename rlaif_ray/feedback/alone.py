@@ -62,21 +62,11 @@ async def _all(
         judge, LocalStore(store), Caps.of(config.budget), config.judge, concurrency=feedback.concurrency,
         keep_frames_mb=feedback.keep_frames_mb,
     )  # fmt: skip
-    gate = asyncio.Semaphore(feedback.concurrency)
-
-    async def one(question: Asked) -> Label | None:
-        async with gate:
-            return await asker.ask(question)
-
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(question)) for question in asked]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        return await asker.ask_all(asked, feedback.concurrency)
     finally:
         if ours and isinstance(judge, ChatJudge):
             await judge.close()
-    return [task.result() for task in tasks]
 
 
 def _stand_in(place: int, unit: Unit) -> Episode:

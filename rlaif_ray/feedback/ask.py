@@ -183,6 +183,21 @@ class Asker:
             async with self._line:
                 await asyncio.sleep(_BUSY_POLL_S)
 
+    async def ask_all(self, questions: Sequence[Asked], at_once: int) -> list[Label | None]:
+        """``ask`` for each, at most ``at_once`` together; labels in the order of the questions."""
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(asked: Asked) -> Label | None:
+            async with gate:
+                return await self.ask(asked)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(asked)) for asked in questions]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
     async def hold(self, record: Record, worst: Amount, caps: Caps) -> int:
         """Set the worst case of a whole question aside, of which its parts take theirs; the number to settle it by.
 
@@ -302,16 +317,4 @@ async def ask_all(
     Raises JudgeError: the judge can't be used at all (what was answered until then is stored). StoreError.
     """
     shared = LocalStore(store) if isinstance(store, LabelStore) else store
-    asker = Asker(judge, shared, budget, config or JudgeConfig(), concurrency)
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(asked: Asked) -> Label | None:
-        async with gate:
-            return await asker.ask(asked)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(asked)) for asked in questions]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+    return await Asker(judge, shared, budget, config or JudgeConfig(), concurrency).ask_all(questions, concurrency)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -21,6 +19,7 @@ from rich.text import Text
 
 from rlaif_ray.report.figures import clock_time, count, decimal, number, percent
 from rlaif_ray.report.run import flatten
+from rlaif_ray.report.screen import Screen
 
 __all__ = ["LiveView", "plain_line"]
 
@@ -28,7 +27,7 @@ PLAIN_EVERY_S = 10.0
 SHARES = (("direct", "direct"), ("distilled", "distilled"), ("abstained", "abstained"), ("task", "task only"))
 
 
-class LiveView:
+class LiveView(Screen):
     """Shows the newest row. A context manager; ``update`` is the monitor."""
 
     def __init__(
@@ -39,38 +38,19 @@ class LiveView:
         *,
         as_if: bool = False,  # prices are: the built-in judge charges nothing
     ) -> None:
+        super().__init__(console or Console())
         self._name = name
         self._as_if = as_if
-        self._console = console or Console()
         self._clock = clock
-        self._live: Live | None = None
         self._row: dict[str, Any] = {}
-        self._notice = ""
         self._printed_at = -math.inf
         self._last_known: dict[str, float] = {}
         self._first: tuple[float, float] | None = None  # (seconds, steps) at the first row: a resumed run starts late
         self._seen_at = clock()
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            # What libraries say on standard error has its own place (the run's log): not here, between two redraws.
-            self._live = Live(
-                get_renderable=self.render,
-                console=self._console,
-                refresh_per_second=2,
-                transient=True,
-                redirect_stderr=False,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-            if self._row:
-                self._console.print(self.render())
+    def leave(self) -> None:
+        if self._live and self._row:
+            self._console.print(self.render())
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Show one iteration's row."""
@@ -86,12 +66,6 @@ class LiveView:
         if self._live is None and (done or self._seen_at - self._printed_at >= PLAIN_EVERY_S):
             self._printed_at = self._seen_at
             self._console.print(plain_line(self._row, self._seconds_left()), soft_wrap=True, highlight=False)
-
-    def say(self, notice: str) -> None:
-        """A line that stays in view (in a terminal) or is printed once (elsewhere)."""
-        self._notice = notice
-        if self._live is None:
-            self._console.print(notice, soft_wrap=True, highlight=False)
 
     def _seconds_left(self) -> float:
         """From the mean speed since this process began; nan until there are two rows."""

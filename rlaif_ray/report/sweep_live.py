@@ -11,17 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from rlaif_ray.report.figures import clock_time, count, decimal, number, percent
 from rlaif_ray.report.run import flatten
+from rlaif_ray.report.screen import Screen
 
 __all__ = ["SweepView"]
 
@@ -39,7 +38,7 @@ class _Line:
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
-class SweepView:
+class SweepView(Screen):
     """A context manager; ``update`` is the monitor."""
 
     def __init__(
@@ -49,31 +48,14 @@ class SweepView:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(console or Console())
         self._name = name
         self._lines = {trial: _Line() for trial in trials}
-        self._console = console or Console()
         self._clock = clock
         self._began = self._printed_at = clock()
-        self._notice = ""
-        self._live: Live | None = None
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self.render,
-                console=self._console,
-                refresh_per_second=2,
-                transient=True,
-                redirect_stderr=False,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
         if self._live:
-            self._live.stop()
             self._console.print(self.render())
 
     def update(self, trial: str, state: str, row: Mapping[str, Any]) -> None:
@@ -85,12 +67,6 @@ class SweepView:
             line.row = flatten({key: value for key, value in row.items() if key != "config"})
         if self._live is None:
             self._print(trial, line, changed)
-
-    def say(self, notice: str) -> None:
-        """A line that stays in view (in a terminal) or is printed once (elsewhere)."""
-        self._notice = notice
-        if self._live is None:
-            self._console.print(notice, soft_wrap=True, highlight=False)
 
     def _print(self, trial: str, line: _Line, changed: bool) -> None:
         now = self._clock()
