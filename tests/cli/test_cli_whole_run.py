@@ -37,6 +37,9 @@ SMALL = {
     "reward-model.min-labels": "8",
     "reward-model.retrain-every": "8",
     "reward-model.gate-accuracy": "0",
+    "reward-model.holdout": "0.4",
+    # On a fast machine the run would be over before the first fit is.
+    "reward-model.pace": "wait",
     "resources.object-store-mb": "100",
     "resources.env-runners": "1",
 }
