@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +80,16 @@ class ActorCritic(nn.Module):
         """(B, *obs) -> action inputs (B, K), value (B,), embedding (B, hidden)."""
         embedding = self.trunk(obs)
         return self.actor(embedding), self.critic(embedding).squeeze(-1), embedding
+
+    def digest(self, obs: Tensor) -> dict[str, Tensor] | None:
+        """Observations that are to be learned from many times -> columns for ``embed``; None: it won't pay."""
+        digest = getattr(self.trunk, "digest", None)
+        return None if digest is None else digest(obs)
+
+    def embed(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """(B, hidden) of the observations that the columns are the last digest of."""
+        digested: Callable[[Mapping[str, Tensor]], Tensor] = getattr(self.trunk, "digested")  # noqa: B009 - mypy sees a Module
+        return digested(columns)
 
 
 class Policy:

@@ -16,7 +16,7 @@ from rlaif_ray.columns import Acted
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.networks import ActorCritic, NetworkSpec, choose, spec_for, to_world
-from rlaif_ray.trunks import TRUNKS
+from rlaif_ray.trunks import FEATURES, TRUNKS
 from rlaif_ray.types import Array
 
 __all__ = ["ActorCriticModule", "ModuleActor", "module_spec"]
@@ -49,12 +49,25 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     """One trunk for actor and critic; every forward pass gives both, so nothing runs the trunk twice."""
 
     def setup(self) -> None:
+        # With a seed RLlib asks for deterministic kernels, with which PyTorch also fills all new memory in case a
+        # program reads what it hasn't written; ours doesn't, and that is a tenth of a minibatch's time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         policy = PolicyConfig.model_validate(self.model_config["policy"])
         self.network = ActorCritic(spec_for(policy, self.observation_space, self.action_space))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
         logits, value, embedding = self.network(batch[Columns.OBS])
         return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: value, Columns.EMBEDDINGS: embedding}
+
+    def _forward_train(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Action inputs alone: PPO's loss asks for values by themselves, from the embeddings."""
+        network = self.network
+        embedding = network.embed(batch) if FEATURES in batch else network.trunk(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: network.actor(embedding), Columns.EMBEDDINGS: embedding}
+
+    def digest(self, obs: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """What ``forward_train`` takes in place of these observations, until the next digest; None: nothing."""
+        return self.network.digest(obs)
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
         if embeddings is None:

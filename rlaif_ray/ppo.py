@@ -63,9 +63,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def setup(self, config: FeedbackPPOConfig) -> None:
         """Build RLlib's parts, then wire the rooms together: the only place that knows them all."""
         self.rlaif: Config = config.to_config()
-        threads = self.rlaif.resources.learner_threads
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(self.rlaif.resources.threads)
         places = current()
         with runners_in(None if places is None else places.group):
             super().setup(config)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from rlaif_ray.cli.options import Doctor as DoctorOptions
 from rlaif_ray.cli.output import only_json, print_json
+from rlaif_ray.config.running import available_cores
 
 __all__ = ["Finding", "doctor", "findings"]
 
@@ -109,7 +110,7 @@ def _ray() -> list[Finding]:
 def _machine() -> list[Finding]:
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     memory = psutil.virtual_memory().available / 2**30
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator
 
 from rlaif_ray.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-__all__ = ["EnvConfig", "ResourcesConfig", "RunConfig"]
+__all__ = ["EnvConfig", "ResourcesConfig", "RunConfig", "available_cores"]
 
 
 class RunConfig(Section):
@@ -53,6 +54,11 @@ class EnvConfig(Section):
     """Named sets of options (put over `options`) that final evaluations run on, e.g. {heldout: {starts: heldout}}."""
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class ResourcesConfig(Section):
     """What of the machine or cluster is used."""
 
@@ -63,12 +69,18 @@ class ResourcesConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where policy and reward model learn; auto: a GPU if there is one."""
     learner_threads: NonNegativeInt = 0
-    """Threads of the local learner; 0: as many as there are cores."""
+    """Threads of the local learner; 0: as many as there are cores, less one for each runner."""
     object_store_mb: PositiveInt = 512
     """Ray's object store, where this command starts Ray itself."""
     address: str = ""
     """Ray cluster to join: `auto` on one of its nodes, or host:port; empty: $RAY_ADDRESS, which a submitted job has, or
     else Ray is started on this machine."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of the local learner. Where a core is busy with anything else, threads that work in step wait for
+        the slowest at each step: a minibatch on two took up to ten times as long as on one."""
+        return self.learner_threads or max(1, available_cores() - max(1, self.env_runners))
 
     @field_validator("address")
     @classmethod

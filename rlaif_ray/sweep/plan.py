@@ -74,8 +74,7 @@ def config_of(base: Config, study: Study, cell: Cell, folder: Path) -> Config:
     except ConfigError as error:
         raise ConfigError(f"arm {cell.arm!r}: {error}") from None
     store = base.feedback.store or str(folder / "labels.sqlite")
-    runners = config.resources.env_runners
-    threads = config.resources.learner_threads or runners + 1  # the cores it is given: several trials share a machine
+    threads = config.resources.learner_threads or 1  # a core for each runner and one to learn: trials share a machine
     return config.model_copy(
         update={
             "budget": own_caps(config.budget, study.budget),

@@ -98,7 +98,7 @@ def test_a_trial_has_the_sweeps_caps_its_own_share_and_its_own_noise(tmp_path: P
     assert (config.budget.usd, config.budget.labels, config.budget.tokens) == (3.0, None, None)
     assert (config.budget.run_usd, config.budget.run_labels, config.budget.run_tokens) == (5.0, 500, 7)
     assert config.feedback.store == str(place.folder / "labels.sqlite")
-    assert config.resources.learner_threads == 2  # one runner and the learner
+    assert config.resources.learner_threads == 1  # of two cores: the other is the runner's
 
 
 def test_what_was_to_be_done_reads_back(tmp_path: Path) -> None:
