@@ -93,10 +93,10 @@ class SequenceNet(nn.Module):
         first[0] = True  # also where a chunk cuts an episode: all its patches, which changes nothing but the work
         starts = obs_offsets[np.searchsorted(obs_offsets, a) : np.searchsorted(obs_offsets, b)]
         first[starts - a] = True
-        return self.over_space(packing.changed_patches(obs[a:b], first), b - a)
+        return self.over_space(obs[a:b], first)
 
-    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
-        """(n, channels) features of n grids from their changed patches."""
+    def over_space(self, obs: Array, first: Array) -> Tensor:
+        """(n, channels) features of n grids, of which some are an episode's first."""
         raise AssertionError("each net has its own")
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
@@ -145,11 +145,26 @@ class EventMax(SequenceNet):
         logit: Tensor = self.head(self._of_bags(digests))[:, 0]
         return logit
 
-    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
-        """Only of what changed: what did not is in the maximum over time already."""
-        local = self._local(patches.rows)
-        owner = torch.from_numpy(patches.owner).to(local.device)[:, None].expand(-1, self.channels)
-        return local.new_zeros(n, self.channels).scatter_reduce(0, owner, local, "amax")  # from 0: the ReLU
+    def over_space(self, obs: Array, first: Array) -> Tensor:
+        """Only of what changed: what did not is in the maximum over time already. A first grid's patches that are the
+        usual ones are looked at once for all first grids."""
+        reference = packing.usual(obs[first])
+        patches = packing.changed_patches(obs, first, reference)
+        local = self._local(np.concatenate([packing.all_patches(reference), patches.rows]))
+        cells, n = math.prod(self.obs_shape[:-1]), len(obs)
+        touched = np.zeros((n, cells), bool)
+        touched[patches.owner, patches.place] = True
+        as_usual = torch.from_numpy(~touched[first]).to(local.device)[:, :, None]
+        usual = torch.where(as_usual, local[:cells], 0.0).amax(1)  # from 0: the ReLU
+        found = self._segment_max(local[cells:], patches.owner, n)
+        at = torch.from_numpy(np.flatnonzero(first)).to(local.device)
+        return found.index_copy(0, at, torch.maximum(found[at], usual))
+
+    def _segment_max(self, local: Tensor, owner: Array, n: int) -> Tensor:
+        """(n, channels): the maximum, from 0, of each owner's rows; ``owner`` ascends."""
+        starts = torch.from_numpy(np.searchsorted(owner, np.arange(n))).to(local.device)
+        rows = torch.arange(len(local), device=local.device)
+        return functional.embedding_bag(rows, local, starts, mode="max").relu()  # an empty bag is 0
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
         logit: Tensor = self.head(running_max(features, obs_offsets))[:, 0]
@@ -188,8 +203,9 @@ class CnnLstm(SequenceNet):
         offsets = np.concatenate([[0], np.cumsum(digests.bag_counts)])
         return self.over_time(self._of_bags(digests), offsets)[offsets[1:] - 1]
 
-    def over_space(self, patches: packing.PatchRows, n: int) -> Tensor:
-        ids = torch.from_numpy(patches.ids(n, math.prod(self.obs_shape[:-1])))
+    def over_space(self, obs: Array, first: Array) -> Tensor:
+        patches = packing.changed_patches(obs, first)
+        ids = torch.from_numpy(patches.ids(len(obs), math.prod(self.obs_shape[:-1])))
         local = self._local(patches.rows)
         return functional.embedding_bag(ids.to(local.device), local, mode="max").relu()
 

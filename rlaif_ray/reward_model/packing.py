@@ -15,9 +15,20 @@ import numpy as np
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.types import Array
 
-__all__ = ["Bags", "PatchRows", "changed_patches", "patch_bags", "ranges", "step_in_episode", "time_major"]
+__all__ = [
+    "Bags",
+    "PatchRows",
+    "all_patches",
+    "changed_patches",
+    "patch_bags",
+    "ranges",
+    "step_in_episode",
+    "time_major",
+    "usual",
+]
 
 KERNEL = 3
+_LOOKED_AT = 15  # observations: enough to tell walls from what moves
 
 
 @dataclass(frozen=True)
@@ -93,18 +104,32 @@ class Bags:
         return packed
 
 
-def changed_patches(obs: Array, first: Array) -> PatchRows:
-    """Patches that differ from the same place one observation earlier; all of them where ``first``.
+def changed_patches(obs: Array, first: Array, reference: Array | None = None) -> PatchRows:
+    """Patches that differ from the same place one observation earlier; where ``first``, from a reference (all of them
+    without one).
 
-    ``obs`` (S, H, W, C), ``first`` (S,) bool: True at each episode's first observation. Exact for any dtype.
+    ``obs`` (S, H, W, C), ``first`` (S,) bool: True at each episode's first observation, ``reference`` (H, W, C). Exact
+    for any dtype.
     """
     cells = _cells(obs)
     S, H, W = cells.shape
     changed = np.ones((S, H, W), bool)
     np.not_equal(cells[1:], cells[:-1], out=changed[1:]) if cells.dtype.kind == "u" else _differs(obs, changed)
-    changed[first] = True
+    changed[first] = True if reference is None else (obs[first] != reference).any(axis=-1)
     owner, place = np.nonzero(_dilate(changed).reshape(S, H * W))
     return PatchRows(_gather(cells, owner, place, obs), owner, place)
+
+
+def all_patches(obs: Array) -> Array:
+    """(H, W, C) -> (H W, 9 C): every patch of one observation, by place."""
+    return changed_patches(obs[None], np.ones(1, bool)).rows
+
+
+def usual(obs: Array) -> Array:
+    """(S, *obs) -> (*obs): what is in the middle, value by value, of some of them (of 0 and 1: what most have)."""
+    some = obs[:: -(-len(obs) // _LOOKED_AT)]
+    middle: Array = np.sort(some, axis=0)[len(some) // 2]
+    return middle
 
 
 def patch_bags(obs: Array, *, each_observation: bool) -> Bags:

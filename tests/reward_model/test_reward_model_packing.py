@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
+from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.reward_model import packing
+from rlaif_ray.reward_model.nets import make_net
 
 
 def _patch(obs, s, y, x):
@@ -98,3 +100,21 @@ def test_time_major_is_pytorch_s_own_layout():
         episode[a : a + n].tolist() == episode[:n].tolist()
         for a, n in zip(np.cumsum(sizes) - sizes, sizes, strict=True)
     )
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_event_max_looks_at_what_first_grids_share_once_and_says_the_same(alike):
+    """Against every patch of every grid, convolved and maximised plainly; episodes of one world and of none."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 9, 40)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    walls = rng.random((5, 6, 3)) < 0.4
+    obs = (walls ^ (rng.random((offsets[-1], 5, 6, 3)) < (0.05 if alike else 0.5))).astype(np.uint8)
+    net = make_net(RewardModelConfig(channels=8, hidden=8), (5, 6, 3), 0).eval()
+    with torch.inference_mode():
+        padded = np.pad(obs, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        rows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # (S, H, W, C, 3, 3)
+        flat = torch.from_numpy(rows.transpose(0, 1, 2, 4, 5, 3).reshape(len(obs), 30, 27).astype(np.float32))
+        local = net._local(flat.flatten(0, 1).numpy()).view(len(obs), 30, 8).amax(1).relu()
+        so_far = torch.cat([local[a:b].cummax(0).values for a, b in pairwise(offsets.tolist())])
+        assert torch.allclose(net.logits(obs, offsets), net.head(so_far)[:, 0], atol=1e-5)
