@@ -1,14 +1,12 @@
 """The feedback half of a training step, without RLlib: ask, learn to judge, mix.
 
 ``FeedbackLoop`` is what ``FeedbackPPO`` talks to. It is handed a pool (which asks) and a reward model (which learns in
-its own actor), and holds only what must be remembered between iterations: which episodes await an answer, the weight
-and reward-model version that each running episode began under, and parts kept back for a late verdict.
+its own actor), and holds only what must be remembered between iterations: which episodes await an answer, and which
+versions of the reward model are in use. What the answers pay is ``paying.Payer``'s.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,33 +15,20 @@ from typing import Any
 import numpy as np
 
 from rlaif_ray.config import Config
-from rlaif_ray.deferral import Held, hold_back
 from rlaif_ray.errors import JudgeError
 from rlaif_ray.lateness import Lateness, WaitPlan
-from rlaif_ray.mixing import (
-    DIRECT,
-    DISTILLED,
-    DROPPED,
-    PROVENANCE,
-    Mixed,
-    credit,
-    feedback_weight,
-    hold_until_paid,
-    provenance,
-    scatter,
-)
+from rlaif_ray.mixing import Mixed
 from rlaif_ray.pairing import paired
 from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Published, Scorer
-from rlaif_ray.scoring import beliefs_of, doubts_about
+from rlaif_ray.paying import Known, Payer
+from rlaif_ray.scoring import doubts_about
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Abstention, Array, Episode, EpisodeBatch, Fragment, Label, RewardModelReport, Rollout, Units
+from rlaif_ray.types import Abstention, Episode, Fragment, Label, RewardModelReport, Rollout, Units
 
 __all__ = ["FeedbackLoop"]
 
 # Waits are cut into slices, between which whoever wants to stop is heard.
 _SLICE_S = 1.0
-# An open episode not seen for so many iterations went with its runner.
-_FORGET_AFTER = 100
 
 
 class FeedbackLoop:
@@ -68,20 +53,16 @@ class FeedbackLoop:
         self.report: RewardModelReport | None = None
         self.reports: list[RewardModelReport] = []
         self.version = 0  # in use for episodes that begin now; 0: none
-        self.ramp_from: int | None = None  # step at which the feedback reward began to count
         self.judge_error: JudgeError | None = None
         self.iteration = 0
-        self.totals = dict.fromkeys(PROVENANCE, 0)
         self.stopping: Callable[[], bool] = lambda: False  # asked while waiting
-        self._pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
         self._awaited: dict[int, tuple[Units, int]] = {}  # asked episode (the first of two) -> what, since when
         self._verdicts: dict[int, float] = {}
         self._abstained: set[int] = set()
-        self._held: list[Held] = []  # late parts, in the order in which their episodes ended
         self._last_position = 0
         self._plan = WaitPlan()
-        self.lateness = Lateness()
         self._tally = Tally()
+        self.payer = Payer(config)
 
     @classmethod
     def silent(cls, config: Config) -> FeedbackLoop:
@@ -180,7 +161,7 @@ class FeedbackLoop:
             self.version = one.report.version if one.report.gate_open and one.report.version in self._scorers else 0
         # The version in service stays at hand while the gate is shut: the next held-out labels may open it again.
         served = self.report.version if self.report is not None else 0
-        kept = {version for _, version, _ in self._pins.values()} | {self.version, served}
+        kept = self.payer.versions | {self.version, served}
         self._scorers = {v: s for v, s in self._scorers.items() if v in kept}
         self._states = {v: s for v, s in self._states.items() if v in kept}
 
@@ -212,105 +193,32 @@ class FeedbackLoop:
 
     def mix(self, rollout: Rollout, step: int) -> Mixed:
         """What every step of the fragment is worth, and where that came from."""
-        fragment = rollout.fragment
-        feedback = np.zeros(fragment.shape, np.float32)
-        learn = np.ones(fragment.shape, bool)
-        weight = self._weight(step)
-        pins = self._pin(rollout.episodes, weight)
-        belief = beliefs_of(rollout.episodes, pins[1], self._scorers)
-        origin = self._pay(rollout.episodes, rollout.episode_cells, belief, pins, feedback)
-        open_pins = self._pin(rollout.open, weight)
-        self._pay(
-            rollout.open, rollout.open_cells, beliefs_of(rollout.open, open_pins[1], self._scorers), open_pins, feedback
-        )
-        late = self._late(rollout.episodes, pins[0])
-        self._held += hold_back(rollout, np.flatnonzero(late), belief, pins, self.iteration)
-        dropped = origin == DROPPED
-        for _, first, end in rollout.episode_cells[dropped & ~late].tolist():
-            self._tally.dropped_steps += end - first
-        for column, first, end in rollout.episode_cells[dropped | late].tolist():
-            learn[first:end, column] = False
-        return Mixed(fragment.task_reward + feedback, feedback, learn, self._count(origin[~late]))
-
-    def _late(self, episodes: EpisodeBatch, weight: Array) -> Array:
-        """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited
-        for in vain, it is paid for all the same."""
-        if self.config.feedback.late == "rm" or self.config.mix.source not in ("direct", "hybrid"):
-            return np.zeros(len(episodes), bool)
-        return np.array([i in self._awaited for i in episodes.episode_id.tolist()], bool) & (weight > 0)
+        return self.payer.mix(rollout, step, self._known(), self._tally)
 
     def release(self) -> list[tuple[Fragment, Mixed]]:
         """Parts that were kept back and whose verdict has come, failed to come, or is past its deadline."""
-        deadline = self.iteration - self.config.feedback.defer_iterations
-        due = [h for h in self._held if h.episode_id not in self._awaited or h.iteration <= deadline]
-        waiting = {held.episode_id for held in self._held} - {held.episode_id for held in due}
-        self._held = [held for held in self._held if held.episode_id in waiting]
-        released = []
-        for held in due:
-            feedback = np.zeros(held.fragment.shape, np.float32)
-            pins = (np.array([held.weight]), np.array([held.version]))
-            origin = self._pay(held.episode, held.cells, held.belief, pins, feedback)
-            learn = np.full(held.fragment.shape, origin[0] != DROPPED)
-            waited = self.iteration - held.iteration
-            self._tally.waited.append(waited)
-            self._tally.dropped_steps += int((~learn).sum())
-            self.lateness.missed += held.episode_id in self._awaited
-            reward = held.fragment.task_reward + feedback
-            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin, waited))))
-        return released
+        return self.payer.release(self._known(), self._tally)
 
-    def _count(self, origin: Array, waited: int = 0) -> dict[str, int]:
-        """Complete episodes by provenance; added to the run's totals."""
-        self._tally.origins.append(origin)
-        self.lateness.learned(origin, waited)
-        counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
-        for name, count in counts.items():
-            self.totals[name] += count
-        return counts
+    def _known(self) -> Known:
+        """What paying goes by."""
+        return Known(
+            verdicts=self._verdicts,
+            abstained=self._abstained,
+            awaited=self._awaited.keys(),
+            scorers=self._scorers,
+            version=self.version,
+            report=self.report,
+            iteration=self.iteration,
+        )
 
-    def _weight(self, step: int) -> float:
-        """The schedule's weight; its ramp begins when there is something to pay with."""
-        mix = self.config.mix
-        ready = self.version > 0 or (mix.credit == "terminal" and mix.source != "distilled")
-        if mix.source == "none" or step < mix.start_step or (self.ramp_from is None and not ready):
-            return 0.0
-        if self.ramp_from is None:
-            self.ramp_from = step
-        return feedback_weight(step - self.ramp_from + mix.start_step, mix)
+    @property
+    def totals(self) -> dict[str, int]:
+        """Episodes learned from in this run's life, by provenance."""
+        return self.payer.totals
 
-    def _pay(
-        self, episodes: EpisodeBatch, cells: Array, belief: Array, pins: tuple[Array, Array], into: Array
-    ) -> Array:
-        """Put the feedback reward of the episodes' parts into a fragment's (T, N); returns (E,) provenance."""
-        mix = self.config.mix
-        weight, version = pins
-        ids = episodes.episode_id.tolist()
-        verdict = np.array([self._verdicts.get(i, math.nan) for i in ids])
-        abstained = np.array([i in self._abstained for i in ids], bool)
-        origin = provenance(mix, np.where(episodes.complete, verdict, np.nan), abstained, version * (weight > 0))
-        origin[weight == 0] = 0
-        paid = np.isin(origin, (DIRECT, DISTILLED))
-        value = np.where(origin == DIRECT, verdict, belief[episodes.obs_offsets[1:] - 1])
-        paid_by = belief if mix.unjudged == "rm" else hold_until_paid(belief, episodes, cells)
-        reward = credit(mix.credit, episodes, paid_by, value, weight * paid, self.config.ppo.gamma)
-        scatter(reward, episodes, cells, into)
-        scored = episodes.complete & (version > 0)
-        if scored.any():
-            self._tally.proxies += belief[episodes.obs_offsets[1:] - 1][scored].tolist()
-        return origin
-
-    def _pin(self, episodes: EpisodeBatch, weight_now: float) -> tuple[Array, Array]:
-        """(E,) weight and version of each episode: those of its first scoring; remembered while it runs."""
-        now = (weight_now, self.version, self.iteration)
-        pins = [self._pins.pop(i, now)[:2] for i in episodes.episode_id.tolist()]
-        begun = episodes.lengths > 0
-        for i, pin, is_open, has_begun in zip(
-            episodes.episode_id.tolist(), pins, ~episodes.complete, begun, strict=True
-        ):
-            if is_open and has_begun:
-                self._pins[i] = (*pin, self.iteration)
-        weights, versions = zip(*pins, strict=True) if pins else ((), ())
-        return np.array(weights, np.float64), np.array(versions, np.int64)
+    @property
+    def lateness(self) -> Lateness:
+        return self.payer.lateness
 
     # ------------------------------------------------------------------------------------------ look, stop, go on
 
@@ -320,9 +228,8 @@ class FeedbackLoop:
         self.iteration += 1
         self._verdicts.clear()
         self._abstained.clear()
-        self._pins = {i: pin for i, pin in self._pins.items() if pin[2] >= self.iteration - _FORGET_AFTER}
-        self.lateness.dropped_steps += tally.dropped_steps
-        figures = {"mix": tally.mix_figures(self._weight_now(step))}
+        self.payer.end_iteration(self.iteration, tally.dropped_steps)
+        figures = {"mix": tally.mix_figures(self.payer.weight_now(step, self._known()))}
         if self.pool is not None:
             stats = self.pool.stats()
             self._plan = self._plan.measured(stats.latency_s)
@@ -331,46 +238,36 @@ class FeedbackLoop:
             figures["rm"] = tally.rm_figures(self.report, self.version)
         return figures
 
-    def _weight_now(self, step: int) -> float:
-        if self.ramp_from is None:
-            return 0.0
-        return feedback_weight(step - self.ramp_from + self.config.mix.start_step, self.config.mix)
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint: everything but what was paid, which is in the store and referred to by position."""
         return {
             "iteration": self.iteration,
-            "ramp_from": self.ramp_from,
             "version": self.version,
             "scorers": dict(self._states),
             "report": self.report,
             "reports": list(self.reports),
-            "totals": dict(self.totals),
-            "lateness": copy.deepcopy(self.lateness),
             "rng": self._rng.bit_generator.state,
             "trainer": self._trainer.state() if self._trainer is not None else {},
-            "held": list(self._held),
             "store_position": self._last_position,
+            **self.payer.state(),
         }
 
     def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Units, float]] = ()) -> None:
         """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it."""
-        self.iteration, self.ramp_from, self.version = state["iteration"], state["ramp_from"], state["version"]
+        self.iteration, self.version = state["iteration"], state["version"]
         self._states = dict(state["scorers"])
         self._scorers = {v: self._load(s) for v, s in self._states.items()}
-        self.report, self.reports, self.totals = state["report"], list(state["reports"]), dict(state["totals"])
+        self.report, self.reports = state["report"], list(state["reports"])
         self._rng.bit_generator.state = state["rng"]
         self._last_position = state["store_position"]
-        self.lateness = copy.deepcopy(state.get("lateness", Lateness()))  # older checkpoints have none
-        self._pins.clear()
-        self._held = list(state["held"])
+        self.payer.restore(state)
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
         self.take_up(labelled)
 
     def take_up(self, labelled: Sequence[tuple[Units, float]]) -> None:
         """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
-        held = {h.episode_id for h in self._held}
+        held = {h.episode_id for h in self.payer.held}
         known = {e.episode_id: value for e, value in labelled if isinstance(e, Episode)}
         self._verdicts = {i: value for i, value in known.items() if i in held}
         if self._trainer is not None and labelled:

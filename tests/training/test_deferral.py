@@ -37,7 +37,7 @@ def test_every_step_is_learned_from_exactly_once_and_pays_the_verdict(delay):
                 assert (int(i), int(step)) not in learned
                 learned[int(i), int(step)] = True
                 paid[int(i)] = paid.get(int(i), 0.0) + float(reward)
-    whole = [i for i in ended if i not in {h.episode_id for h in loop._held}]
+    whole = [i for i in ended if i not in {h.episode_id for h in loop.payer.held}]
     assert len(whole) > 10
     for i in whole:
         assert paid[i] == pytest.approx(2.0 * 0.75, abs=1e-5)

@@ -290,7 +290,7 @@ def test_pins_of_runners_that_died_are_forgotten_in_the_end():
     survivor = runner((4,), 2)
     for _ in range(110):
         turn(loop, [survivor(1)], 10)
-    assert len(loop._pins) <= 1
+    assert len(loop.payer.pins) <= 1
 
 
 @pytest.mark.parametrize("credit", ["redistribute", "potential", "terminal"])
@@ -306,10 +306,10 @@ def test_ramp_starts_when_there_is_something_to_pay_with(credit, source):
     assert turn(loop, [sample(3)], 50)[1]["mix"]["weight"] == 0
     turn(loop, [sample(3)], 500)
     verdicts_alone = source == "hybrid" and credit == "terminal"
-    assert loop.ramp_from == (500 if verdicts_alone else None)
+    assert loop.payer.ramp_from == (500 if verdicts_alone else None)
     trainer.publish = [published(1)]
     turn(loop, [sample(3)], 600)
-    assert loop.ramp_from == (500 if verdicts_alone else 600)
+    assert loop.payer.ramp_from == (500 if verdicts_alone else 600)
     assert turn(loop, [sample(3)], 650)[1]["mix"]["weight"] == pytest.approx(2.0 if verdicts_alone else 1.0)
 
 
@@ -371,7 +371,7 @@ def test_late_wait_ends_at_its_deadline_and_when_the_run_is_to_stop():
     mixed, _ = turn(loop, [runner((3,))(3)], 10)
     assert 1.4 < time.monotonic() - began < 4
     assert not mixed[0].learn.any()
-    assert len(loop._held) == 1  # its verdict is paid for: it is kept back
+    assert len(loop.payer.held) == 1  # its verdict is paid for: it is kept back
     loop.stopping = lambda: True
     began = time.monotonic()
     turn(loop, [runner((3,), 2)(3)], 10)
@@ -569,12 +569,13 @@ def test_state_comes_back_and_goes_on_alike():
     b.restore(state, [(stored, 1.0)])
     assert restored.restored == state["trainer"]
     assert restored.added == [(stored.episode_id, 1.0)]
-    same = ("version", "ramp_from", "iteration", "totals", "report")
+    same = ("version", "iteration", "totals", "report")
     assert [getattr(b, n) for n in same] == [getattr(a, n) for n in same]
+    assert b.payer.ramp_from == a.payer.ramp_from == 10
     assert b.version == 2
     assert b.state()["store_position"] == state["store_position"] == 1
     rollout = sample(30)
-    a._pins.clear()
+    a.payer.pins.clear()
     one, two = (turn(x, [rollout], 60)[0][0] for x in (a, b))
     assert np.array_equal(one.feedback, two.feedback)
     assert [e.episode_id for e in a.pool.asked[-9:]] == [e.episode_id for e in b.pool.asked[-9:]]

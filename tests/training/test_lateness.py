@@ -130,7 +130,7 @@ def test_episodes_kept_back_count_when_they_are_learned_from():
         deferring_turn(loop, rollout)
     answered = loop.lateness
     assert set(answered.direct) == {2}
-    assert answered.missed + answered.direct[2] + len(loop._held) == ended
+    assert answered.missed + answered.direct[2] + len(loop.payer.held) == ended
     assert answered.missed > 0
     again = loop_of(Pool(), Trainer())
     again.restore(loop.state())

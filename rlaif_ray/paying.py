@@ -1,0 +1,218 @@
+"""What every step of a fragment is worth: which weight and version an episode is paid by, and when.
+
+``Payer`` holds what paying must remember between iterations: the weight and reward-model version that each running
+episode began under, and parts kept back for a late verdict. What a payment comes to is ``mixing``'s.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlaif_ray.config import Config
+from rlaif_ray.deferral import Held, hold_back
+from rlaif_ray.lateness import Lateness
+from rlaif_ray.mixing import (
+    DIRECT,
+    DISTILLED,
+    DROPPED,
+    PROVENANCE,
+    Mixed,
+    credit,
+    feedback_weight,
+    hold_until_paid,
+    provenance,
+    scatter,
+)
+from rlaif_ray.partners import Scorer
+from rlaif_ray.scoring import beliefs_of
+from rlaif_ray.tally import Tally
+from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout
+
+__all__ = ["Known", "Payer"]
+
+# An open episode not seen for so many iterations went with its runner.
+_FORGET_AFTER = 100
+
+
+@dataclass(frozen=True)
+class Known:
+    """What asking and learning to judge have come to by now."""
+
+    verdicts: Mapping[int, float]  # episode -> the verdict's value, of those that came since the last iteration's end
+    abstained: Collection[int]
+    awaited: Collection[int]
+    scorers: Mapping[int, Scorer]  # by version
+    version: int  # of the reward model, for episodes that begin now; 0: none
+    report: RewardModelReport | None  # on the version in service
+    iteration: int
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """Episodes with what is fixed about each: weight and version (E,), and that version's belief (S,)."""
+
+    episodes: EpisodeBatch
+    cells: Array  # (E, 3) where each one's part lies in its fragment
+    belief: Array
+    weight: Array
+    version: Array
+
+    @property
+    def final(self) -> Array:
+        """(E,) belief at each episode's last observation so far."""
+        final: Array = self.belief[self.episodes.obs_offsets[1:] - 1]
+        return final
+
+
+class Payer:
+    """Says what every step is worth; ``ramp_from`` is the step at which the feedback reward began to count."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ramp_from: int | None = None
+        self.totals = dict.fromkeys(PROVENANCE, 0)
+        self.lateness = Lateness()
+        self.held: list[Held] = []  # late parts, in the order in which their episodes ended
+        self.pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
+
+    # ------------------------------------------------------------------------------------------ pay
+
+    def mix(self, rollout: Rollout, step: int, known: Known, tally: Tally) -> Mixed:
+        """What every step of the fragment is worth, and where that came from."""
+        fragment = rollout.fragment
+        feedback = np.zeros(fragment.shape, np.float32)
+        learn = np.ones(fragment.shape, bool)
+        weight = self._weight(step, known)
+        ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
+        origin = self._pay(ended, feedback, known, tally)
+        self._pay(self._pinned(rollout.open, rollout.open_cells, weight, known), feedback, known, tally)
+        late = self._late(ended, known)
+        pins = (ended.weight, ended.version)
+        self.held += hold_back(rollout, np.flatnonzero(late), ended.belief, pins, known.iteration)
+        dropped = origin == DROPPED
+        for _, first, end in rollout.episode_cells[dropped & ~late].tolist():
+            tally.dropped_steps += end - first
+        for column, first, end in rollout.episode_cells[dropped | late].tolist():
+            learn[first:end, column] = False
+        return Mixed(fragment.task_reward + feedback, feedback, learn, self._count(origin[~late], tally))
+
+    def release(self, known: Known, tally: Tally) -> list[tuple[Fragment, Mixed]]:
+        """Parts that were kept back and whose verdict has come, failed to come, or is past its deadline."""
+        deadline = known.iteration - self.config.feedback.defer_iterations
+        due = [h for h in self.held if h.episode_id not in known.awaited or h.iteration <= deadline]
+        waiting = {held.episode_id for held in self.held} - {held.episode_id for held in due}
+        self.held = [held for held in self.held if held.episode_id in waiting]
+        released = []
+        for held in due:
+            feedback = np.zeros(held.fragment.shape, np.float32)
+            pinned = _Pinned(held.episode, held.cells, held.belief, np.array([held.weight]), np.array([held.version]))
+            origin = self._pay(pinned, feedback, known, tally)
+            learn = np.full(held.fragment.shape, origin[0] != DROPPED)
+            waited = known.iteration - held.iteration
+            tally.waited.append(waited)
+            tally.dropped_steps += int((~learn).sum())
+            self.lateness.missed += held.episode_id in known.awaited
+            reward = held.fragment.task_reward + feedback
+            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin, tally, waited))))
+        return released
+
+    def _late(self, ended: _Pinned, known: Known) -> Array:
+        """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited
+        for in vain, it is paid for all the same."""
+        if self.config.feedback.late == "rm" or self.config.mix.source not in ("direct", "hybrid"):
+            return np.zeros(len(ended.episodes), bool)
+        ids = ended.episodes.episode_id.tolist()
+        return np.array([i in known.awaited for i in ids], bool) & (ended.weight > 0)
+
+    def _count(self, origin: Array, tally: Tally, waited: int = 0) -> dict[str, int]:
+        """Complete episodes by provenance; added to the run's totals."""
+        tally.origins.append(origin)
+        self.lateness.learned(origin, waited)
+        counts = {name: int((origin == i).sum()) for i, name in enumerate(PROVENANCE)}
+        for name, count in counts.items():
+            self.totals[name] += count
+        return counts
+
+    def _pay(self, pinned: _Pinned, into: Array, known: Known, tally: Tally) -> Array:
+        """Put the feedback reward of the episodes' parts into a fragment's (T, N); returns (E,) provenance."""
+        mix, episodes, weight = self.config.mix, pinned.episodes, pinned.weight
+        ids = episodes.episode_id.tolist()
+        verdict = np.array([known.verdicts.get(i, math.nan) for i in ids])
+        abstained = np.array([i in known.abstained for i in ids], bool)
+        judged = np.where(episodes.complete, verdict, np.nan)
+        origin = provenance(mix, judged, abstained, pinned.version * (weight > 0))
+        origin[weight == 0] = 0
+        paid = np.isin(origin, (DIRECT, DISTILLED))
+        value = np.where(origin == DIRECT, verdict, pinned.final)
+        belief = pinned.belief if mix.unjudged == "rm" else hold_until_paid(pinned.belief, episodes, pinned.cells)
+        reward = credit(mix.credit, episodes, belief, value, weight * paid, self.config.ppo.gamma)
+        scatter(reward, episodes, pinned.cells, into)
+        scored = episodes.complete & (pinned.version > 0)
+        if scored.any():
+            tally.proxies += pinned.final[scored].tolist()
+        return origin
+
+    # ------------------------------------------------------------------------------------------ weights and versions
+
+    def _weight(self, step: int, known: Known) -> float:
+        """The schedule's weight; its ramp begins when there is something to pay with."""
+        mix = self.config.mix
+        ready = known.version > 0 or (mix.credit == "terminal" and mix.source != "distilled")
+        if mix.source == "none" or step < mix.start_step or (self.ramp_from is None and not ready):
+            return 0.0
+        if self.ramp_from is None:
+            self.ramp_from = step
+        return self.weight_now(step, known)
+
+    def weight_now(self, step: int, known: Known) -> float:
+        """Of an episode that begins at this step."""
+        if self.ramp_from is None:
+            return 0.0
+        return feedback_weight(step - self.ramp_from + self.config.mix.start_step, self.config.mix)
+
+    def _pinned(self, episodes: EpisodeBatch, cells: Array, weight_now: float, known: Known) -> _Pinned:
+        """Weight and version of each episode are those of its first scoring; remembered while it runs."""
+        now = (weight_now, known.version, known.iteration)
+        ids = episodes.episode_id.tolist()
+        pins = [self.pins.pop(i, now)[:2] for i in ids]
+        begun = episodes.lengths > 0
+        for i, pin, is_open, has_begun in zip(ids, pins, ~episodes.complete, begun, strict=True):
+            if is_open and has_begun:
+                self.pins[i] = (*pin, known.iteration)
+        weights, versions = zip(*pins, strict=True) if pins else ((), ())
+        version = np.array(versions, np.int64)
+        belief = beliefs_of(episodes, version, known.scorers)
+        return _Pinned(episodes, cells, belief, np.array(weights, np.float64), version)
+
+    @property
+    def versions(self) -> set[int]:
+        """Versions that running episodes are scored by."""
+        return {version for _, version, _ in self.pins.values()}
+
+    # ------------------------------------------------------------------------------------------ go on
+
+    def end_iteration(self, iteration: int, dropped_steps: int) -> None:
+        """Forget what nobody will ask for again."""
+        self.pins = {i: pin for i, pin in self.pins.items() if pin[2] >= iteration - _FORGET_AFTER}
+        self.lateness.dropped_steps += dropped_steps
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint. Running episodes end with it: their pins aren't in it."""
+        return {
+            "ramp_from": self.ramp_from,
+            "totals": dict(self.totals),
+            "lateness": copy.deepcopy(self.lateness),
+            "held": list(self.held),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.ramp_from, self.totals = state["ramp_from"], dict(state["totals"])
+        self.lateness = copy.deepcopy(state.get("lateness", Lateness()))  # older checkpoints have none
+        self.held = list(state["held"])
+        self.pins.clear()
