@@ -8,16 +8,17 @@ those of the episode's first scoring and stay fixed until it ends: a sum of diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from rlaif_ray.config import MixConfig
-from rlaif_ray.errors import ShapeError
+from rlaif_ray.errors import EnvError, ShapeError
 from rlaif_ray.packed import packed_ranges
-from rlaif_ray.types import Array, EpisodeBatch, Fragment
+from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Scale
 
 __all__ = [
     "ABSTAINED",
@@ -27,10 +28,15 @@ __all__ = [
     "PROVENANCE",
     "TASK",
     "Mixed",
+    "check_gate",
     "credit",
     "feedback_weight",
+    "gate",
     "generalized_advantages",
     "hold_until_paid",
+    "margin_over",
+    "needs_belief",
+    "normalised",
     "provenance",
     "scatter",
     "standardize",
@@ -38,7 +44,8 @@ __all__ = [
 
 TASK, DISTILLED, DIRECT, ABSTAINED, DROPPED = range(5)
 PROVENANCE = ("task", "distilled", "direct", "abstained", "dropped")
-Credit = Literal["terminal", "potential", "redistribute"]
+Credit = Literal["terminal", "potential", "redistribute", "step"]
+YES = 0.5  # a belief or verdict above it lets a gate open
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,34 @@ class Mixed:
     counts: Mapping[str, int]  # completed episodes by provenance
 
 
-def feedback_weight(step: int, mix: MixConfig) -> float:
-    """Weight of the feedback reward at an environment step: 0 while task-only, a linear ramp, then ``mix.weight``."""
+def feedback_weight(step: int, mix: MixConfig, margin: float = 1.0) -> float:
+    """Weight of the feedback reward at an environment step: 0 while task-only, a linear ramp, then ``mix.weight``.
+
+    ``margin``: how far the reward model's held-out accuracy is above its gate, 0 to 1; counts where the schedule is
+    ``gated``.
+    """
     if mix.source == "none" or step < mix.start_step:
         return 0.0
+    full = mix.weight * (margin if mix.weight_schedule == "gated" else 1.0)
     if mix.ramp_steps == 0:
-        return mix.weight
-    return mix.weight * min(1.0, (step - mix.start_step) / mix.ramp_steps)
+        return full
+    return full * min(1.0, (step - mix.start_step) / mix.ramp_steps)
+
+
+def margin_over(gate_accuracy: float, report: RewardModelReport | None) -> float:
+    """How far a version is above its gate, 0 (at it, or below) to 1 (never wrong): (a - gate) / (1 - gate), where a is
+    what the gate goes by, the balanced held-out accuracy, or the plain one where a class is missing."""
+    if report is None:
+        return 0.0
+    accuracy = report.heldout_accuracy if math.isnan(report.balanced_accuracy) else report.balanced_accuracy
+    margin = (accuracy - gate_accuracy) / (1.0 - gate_accuracy)
+    return min(1.0, max(0.0, margin)) if math.isfinite(margin) else 0.0
+
+
+def needs_belief(mix: MixConfig) -> bool:
+    """Whether a verdict alone, without a reward model, can't be paid: differences of belief need one, and so does a
+    scale."""
+    return mix.credit != "terminal" or mix.normalise
 
 
 def provenance(mix: MixConfig, verdict: Array, abstained: Array, version: Array) -> Array:
@@ -69,8 +97,7 @@ def provenance(mix: MixConfig, verdict: Array, abstained: Array, version: Array)
         version: (E,) int, reward-model version pinned to the episode; 0 for none.
     """
     judged = ~np.isnan(verdict)
-    # Differences of belief need a belief: without one, only a payment at the end can be made.
-    payable = (version > 0) | (mix.credit == "terminal")
+    payable = (version > 0) | (not needs_belief(mix))
     direct = judged & payable & (mix.source in ("direct", "hybrid"))
     scored = (version > 0) & (mix.source in ("distilled", "hybrid")) & (mix.unjudged == "rm")
     rest = DROPPED if mix.unjudged == "drop" and mix.source != "none" else TASK
@@ -90,6 +117,8 @@ def credit(kind: Credit, episodes: EpisodeBatch, belief: Array, value: Array, we
     ``potential``: w (gamma Phi_{t+1} - Phi_t), with Phi = 0 in a terminal state, plus w v at the end (Ng et al. 1999:
     the best policy is that of ``terminal``). A truncated episode keeps its last Phi: the learner bootstraps there.
     ``redistribute``: w (Phi_{t+1} - Phi_t), with Phi_L = v: sums to w (v - Phi_0).
+    ``step``: w Phi_{t+1}, the belief at the state that the action led to, with Phi_L = v: a state's own reward, for
+    tasks whose value lies in how each moment looks (Wang et al. 2024, arXiv:2402.03681).
 
     Raises ShapeError.
     """
@@ -107,15 +136,65 @@ def credit(kind: Credit, episodes: EpisodeBatch, belief: Array, value: Array, we
         after = np.delete(belief, episodes.obs_offsets[:-1])
         before = np.delete(belief, episodes.obs_offsets[1:] - 1)
         after = after.astype(np.float64)
-        if kind == "redistribute":
+        if kind in ("redistribute", "step"):
             after[last_action] = value[ended]
-            reward = per_action_w * (after - before)
+            reward = per_action_w * (after - before if kind == "redistribute" else after)
         else:
             after[last_action[episodes.terminated[ended]]] = 0.0
             reward = per_action_w * (gamma * after - before)
-    if kind != "redistribute" and E:
+    if kind in ("terminal", "potential") and E:
         reward[last_action] += weight[ended] * value[ended]
     return reward.astype(np.float32)
+
+
+def normalised(
+    belief: Array, value: Array, scale: Sequence[Scale], lengths: Array, credit: Credit
+) -> tuple[Array, Array]:
+    """(S,) beliefs and (E,) values in standard deviations from the mean of each episode's own version.
+
+    Both are probabilities of approval, so one scale serves both: that of single states for ``step``, of episodes' ends
+    else. A difference of beliefs loses the mean and keeps the unit.
+
+    Args:
+        scale: (E,) of the version that each episode is scored by.
+        lengths: (E,) actions in each episode.
+    """
+    names = ("step_mean", "step_std") if credit == "step" else ("end_mean", "end_std")
+    mean, std = (np.array([getattr(one, name) for one in scale], np.float64) for name in names)
+    rows = lengths + 1
+    return (belief - np.repeat(mean, rows)) / np.repeat(std, rows), (value - mean) / std
+
+
+def gate(mix: MixConfig, episodes: EpisodeBatch, value: Array, weight: Array) -> Array:
+    """What each complete episode's task reward changes by in its last step, (E,) float32; 0 for open ones.
+
+    With yes = 1[value > 1/2], the task reward R of an episode of t steps and w in [0, 1]:
+
+        w (yes R - R)                      it terminated, ``gate_penalty`` c none
+        w (yes 1[R > 0] (1 - c t / T) - R) it terminated, with c and ``gate_steps`` T
+        w (yes R_trunc - R)                it was cut off by time, with ``gate_truncated`` R_trunc
+
+    so that at w = 1 task and feedback together pay the gated reward. In Homegrid, where R = 1 - 0.9 t / 100, the
+    published (c, R_trunc) = (0.9, 0.01) needs R_trunc alone and (0.8, 0.1) needs c and T = 100 as well.
+
+    Args:
+        value: (E,) the verdict, or the belief at the end.
+        weight: (E,) w; 0 for episodes that nothing gates.
+    """
+    task = episodes.task_return.astype(np.float64)
+    success = task
+    if mix.gate_penalty is not None and mix.gate_steps is not None:
+        success = (task > 0) * (1.0 - mix.gate_penalty * episodes.lengths / mix.gate_steps)
+    gated = (value > YES) * np.where(episodes.terminated, success, mix.gate_truncated)
+    return np.where(episodes.complete, weight * (gated - task), 0.0).astype(np.float32)
+
+
+def check_gate(fragment: Fragment) -> None:
+    """Raises EnvError: the world pays before an episode's end, and what has been paid can't be gated any more."""
+    if fragment.task_reward[~(fragment.terminated | fragment.truncated)].any():
+        raise EnvError(
+            "mix.combine: got 'gate' in a world that pays task reward before an episode's end; allowed there is 'add'"
+        )
 
 
 def hold_until_paid(belief: Array, episodes: EpisodeBatch, cells: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlaif_ray.types import Array, EpisodeBatch, Label, RewardModelReport, Scores, Units
+from rlaif_ray.types import Array, EpisodeBatch, Label, RewardModelReport, Scale, Scores, Units
 
 __all__ = ["Chooser", "Judges", "LearnsToJudge", "Published", "Scorer"]
 
@@ -59,6 +59,8 @@ class LearnsToJudge(Protocol):
 class Scorer(Protocol):
     """One version of the reward model, ready to score."""
 
+    @property
+    def scale(self) -> Scale: ...
     def score(self, batch: EpisodeBatch) -> Scores: ...
 
 

@@ -23,16 +23,21 @@ from rlaif_ray.mixing import (
     DROPPED,
     PROVENANCE,
     Mixed,
+    check_gate,
     credit,
     feedback_weight,
+    gate,
     hold_until_paid,
+    margin_over,
+    needs_belief,
+    normalised,
     provenance,
     scatter,
 )
 from rlaif_ray.partners import Scorer
 from rlaif_ray.scoring import beliefs_of
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout
+from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout, Scale
 
 __all__ = ["Known", "Payer"]
 
@@ -86,6 +91,8 @@ class Payer:
     def mix(self, rollout: Rollout, step: int, known: Known, tally: Tally) -> Mixed:
         """What every step of the fragment is worth, and where that came from."""
         fragment = rollout.fragment
+        if self.config.mix.combine == "gate":
+            check_gate(fragment)
         feedback = np.zeros(fragment.shape, np.float32)
         learn = np.ones(fragment.shape, bool)
         weight = self._weight(step, known)
@@ -150,20 +157,33 @@ class Payer:
         origin[weight == 0] = 0
         paid = np.isin(origin, (DIRECT, DISTILLED))
         value = np.where(origin == DIRECT, verdict, pinned.final)
-        belief = pinned.belief if mix.unjudged == "rm" else hold_until_paid(pinned.belief, episodes, pinned.cells)
-        reward = credit(mix.credit, episodes, belief, value, weight * paid, self.config.ppo.gamma)
-        scatter(reward, episodes, pinned.cells, into)
+        scatter(self._reward(pinned, value, weight * paid, known), episodes, pinned.cells, into)
         scored = episodes.complete & (pinned.version > 0)
         if scored.any():
             tally.proxies += pinned.final[scored].tolist()
         return origin
+
+    def _reward(self, pinned: _Pinned, value: Array, weight: Array, known: Known) -> Array:
+        """(A,) feedback reward of every action; (E,) ``weight`` is 0 where nothing is paid."""
+        mix, episodes, belief = self.config.mix, pinned.episodes, pinned.belief
+        if mix.combine == "gate":
+            reward = np.zeros(len(episodes.actions), np.float32)
+            ended = episodes.complete & (episodes.lengths > 0)
+            reward[(np.cumsum(episodes.lengths) - 1)[ended]] = gate(mix, episodes, value, weight)[ended]
+            return reward
+        if mix.normalise:
+            scale = [known.scorers[v].scale if v else Scale() for v in pinned.version.tolist()]
+            belief, value = normalised(belief, value, scale, episodes.lengths, mix.credit)
+        if mix.unjudged != "rm":
+            belief = hold_until_paid(belief, episodes, pinned.cells)
+        return credit(mix.credit, episodes, belief, value, weight, self.config.ppo.gamma)
 
     # ------------------------------------------------------------------------------------------ weights and versions
 
     def _weight(self, step: int, known: Known) -> float:
         """The schedule's weight; its ramp begins when there is something to pay with."""
         mix = self.config.mix
-        ready = known.version > 0 or (mix.credit == "terminal" and mix.source != "distilled")
+        ready = known.version > 0 or not (needs_belief(mix) or mix.source == "distilled")
         if mix.source == "none" or step < mix.start_step or (self.ramp_from is None and not ready):
             return 0.0
         if self.ramp_from is None:
@@ -174,7 +194,11 @@ class Payer:
         """Of an episode that begins at this step."""
         if self.ramp_from is None:
             return 0.0
-        return feedback_weight(step - self.ramp_from + self.config.mix.start_step, self.config.mix)
+        mix = self.config.mix
+        margin = 1.0
+        if mix.weight_schedule == "gated":
+            margin = margin_over(self.config.reward_model.gate_accuracy, known.report) if known.version else 0.0
+        return feedback_weight(step - self.ramp_from + mix.start_step, mix, margin)
 
     def _pinned(self, episodes: EpisodeBatch, cells: Array, weight_now: float, known: Known) -> _Pinned:
         """Weight and version of each episode are those of its first scoring; remembered while it runs."""
@@ -192,8 +216,8 @@ class Payer:
 
     @property
     def versions(self) -> set[int]:
-        """Versions that running episodes are scored by."""
-        return {version for _, version, _ in self.pins.values()}
+        """Versions that are still needed: of running episodes, and of parts kept back."""
+        return {version for _, version, _ in self.pins.values()} | {held.version for held in self.held}
 
     # ------------------------------------------------------------------------------------------ go on
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -18,6 +19,9 @@ class PolicyConfig(Section):
     """`mlp`, `cnn`, `egocentric` (grids), or an import path "package.module:Class" of an RLModule."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the dense layers."""
+    critic_belief: bool = False
+    """The critic, never the actor, is given the reward model's belief about the episode so far: what `terminal` will
+    pay may hang on something that the observation shows no more."""
 
 
 class PPOConfig(Section):
@@ -93,7 +97,63 @@ class MixConfig(Section):
     """Environment steps of the task-only phase before."""
     ramp_steps: NonNegativeInt = 0
     """Steps over which the weight then rises from 0, linearly."""
-    credit: Literal["terminal", "potential", "redistribute"] = "redistribute"
-    """Where in an episode the feedback reward is paid."""
+    weight_schedule: Literal["constant", "ramp", "gated"] = "ramp"
+    """`ramp`: as `ramp_steps` says (0: at once); `constant`: no ramp; `gated`: the ramp, times how far the reward
+    model's held-out accuracy is above its gate (1: it is never wrong)."""
+    credit: Literal["terminal", "potential", "redistribute", "step"] = "redistribute"
+    """Where in an episode the feedback reward is paid: at its end; as a potential's differences and at the end; as the
+    belief's differences; or, in `step`, each state's own belief in the step that leads to it."""
+    normalise: bool = False
+    """Measure verdict and belief in standard deviations from the mean, both of the reward model's version over the
+    labelled episodes; nothing is paid before there is a version."""
+    combine: Literal["add", "gate"] = "add"
+    """`add` the feedback to the task reward; or let it `gate` that: a success counts only with a yes, and the weight
+    (at most 1) goes from the plain task reward to the gated one. For worlds that reward an episode's end alone."""
+    gate_penalty: Fraction | None = None
+    """A gated success pays 1 less this share of the steps taken in `gate_steps`; none: the world's own task reward."""
+    gate_steps: PositiveInt | None = None
+    """Steps of the world's time limit; goes with `gate_penalty`."""
+    gate_truncated: NonNegativeFloat = 0.0
+    """What a gated episode pays that was cut off by time and has a yes."""
     unjudged: Literal["rm", "task", "drop"] = "rm"
     """An episode without a verdict gets: the reward model's score, the task reward only, or is not learned from."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> MixConfig:
+        for reason in self._about_gate() if self.combine == "gate" else self._about_no_gate():
+            raise ValueError(reason)
+        if self.credit == "step" and self.unjudged != "rm":
+            raise ValueError(
+                f"mix.unjudged: got {self.unjudged!r}, allowed with mix.credit 'step' is 'rm' (it pays while an "
+                "episode runs, before anybody knows whether it will be judged)"
+            )
+        if self.weight_schedule == "constant" and self.ramp_steps:
+            raise ValueError(
+                f"mix.ramp_steps: got {self.ramp_steps}, allowed with mix.weight_schedule 'constant' is 0 (or say "
+                "'ramp')"
+            )
+        return self
+
+    def _about_no_gate(self) -> Iterator[str]:
+        for name, unset in (("gate_penalty", None), ("gate_steps", None), ("gate_truncated", 0.0)):
+            if getattr(self, name) != unset:
+                yield f"mix.{name}: got {getattr(self, name)}, allowed with mix.combine 'gate' only"
+
+    def _about_gate(self) -> Iterator[str]:
+        """What a gate can't be combined with: it pays at the end alone, by a yes or a no."""
+        if self.credit != "terminal":
+            yield (
+                f"mix.credit: got {self.credit!r}, allowed with mix.combine 'gate' is 'terminal' (the gate is known "
+                "when an episode ends, and multiplies what the task pays there)"
+            )
+        if self.normalise:
+            yield "mix.normalise: got true, allowed with mix.combine 'gate' is false (a gate takes a yes or a no)"
+        if self.weight > 1:
+            yield f"mix.weight: got {self.weight}, allowed with mix.combine 'gate' are 0 to 1 (1: gated rewards alone)"
+        if self.unjudged not in ("rm", "task", "drop"):
+            yield f"mix.unjudged: got {self.unjudged!r}, allowed with mix.combine 'gate' are 'rm', 'task', 'drop'"
+        if (self.gate_penalty is None) != (self.gate_steps is None):
+            yield (
+                f"mix.gate_penalty: got {self.gate_penalty} with mix.gate_steps {self.gate_steps}, allowed are both "
+                "or neither"
+            )

@@ -102,9 +102,35 @@ class Config(Section):
                 f"mix.unjudged: got {self.mix.unjudged!r}, allowed with mix.source 'distilled' is 'rm' (it scores "
                 "every episode)"
             )
+        self._check_what_needs_a_reward_model()
         if self.mix.source != "none" and self.mix.start_step >= self.run.total_steps:
             raise ValueError(
                 f"mix.start_step: got {self.mix.start_step}, allowed are 0 to below run.total_steps "
                 f"({self.run.total_steps})"
             )
         return self
+
+    def _check_what_needs_a_reward_model(self) -> None:
+        """Raises ValueError for what can't be where no belief is."""
+        mix, policy = self.mix, self.policy
+        if policy.critic_belief and ":" in policy.network:
+            raise ValueError(
+                f"policy.critic_belief: got true with policy.network {policy.network!r}, allowed with the networks "
+                "shipped here (one of your own has its own critic)"
+            )
+        needing = {
+            "mix.normalise": (mix.normalise, "true"),
+            "mix.weight_schedule": (mix.weight_schedule == "gated", "'gated'"),
+            "policy.critic_belief": (policy.critic_belief, "true"),
+        }
+        for name, (is_set, shown) in needing.items():
+            if is_set and mix.source in ("none", "direct"):
+                raise ValueError(
+                    f"{name}: got {shown} with mix.source {mix.source!r}, allowed with 'distilled' and 'hybrid' (it "
+                    "needs a reward model)"
+                )
+        if mix.weight_schedule == "gated" and self.reward_model.gate_accuracy >= 1:
+            raise ValueError(
+                "mix.weight_schedule: got 'gated' with reward_model.gate_accuracy 1, allowed are gates below 1 "
+                "(nothing is above that one)"
+            )

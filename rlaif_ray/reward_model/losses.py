@@ -15,7 +15,7 @@ from scipy import optimize, special
 from torch import Tensor
 
 from rlaif_ray.errors import ShapeError
-from rlaif_ray.types import Array
+from rlaif_ray.types import Array, Scale
 
 __all__ = [
     "Confusion",
@@ -29,6 +29,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "mean_belief",
+    "scale_of",
     "spread_of_beliefs",
     "wilson_interval",
 ]
@@ -36,6 +37,7 @@ __all__ = [
 MOST_CLASS_WEIGHT = 5.0  # more would let a handful of (possibly wrong) labels of a rare class rule the fit
 TEMPERATURE_NEEDS = 20  # fewer held-out labels can't tell a scale from luck
 TEMPERATURE_RANGE = (0.1, 10.0)
+LEAST_STD = 0.1  # of a belief where one label in a hundred is bad; less would make a reward of what hardly ever differs
 ANCHOR = 0.01  # a tenth of it lets logits drift, ten times as much pulls differences together
 
 
@@ -182,3 +184,12 @@ def clearly_worse(new_belief_E: Array, old_belief_E: Array, target_E: Array) -> 
     new_right, old_right = ((b > 0.5) == (target_E > 0.5) for b in (new_belief_E, old_belief_E))
     lost, won = (int((a & ~b & judged).sum()) for a, b in ((old_right, new_right), (new_right, old_right)))
     return lost - won > math.sqrt(lost + won)
+
+
+def scale_of(belief_S: Array, end_E: Array) -> Scale:
+    """Mean and standard deviation of (S,) beliefs at every observation and (E,) at the episodes' ends."""
+    (step_mean, step_std), (end_mean, end_std) = (
+        (float(np.mean(belief, dtype=np.float64)), max(LEAST_STD, float(np.std(belief, dtype=np.float64))))
+        for belief in (belief_S, end_E)
+    )
+    return Scale(end_mean, end_std, step_mean, step_std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.nets import SequenceNet, make_net, one_thread
-from rlaif_ray.types import Array, EpisodeBatch, Scores
+from rlaif_ray.types import Array, EpisodeBatch, Scale, Scores
 
 __all__ = ["RewardModel"]
 
@@ -32,9 +33,11 @@ class RewardModel:
         *,
         version: int = 0,
         temperature: float = 1.0,
+        scale: Scale | None = None,
     ) -> None:
         self.config, self.members = config, tuple(net.eval() for net in members)
         self.version, self.temperature = version, temperature
+        self.scale = scale or Scale()
 
     @classmethod
     def create(cls, config: RewardModelConfig, obs_shape: Sequence[int], seed: int) -> RewardModel:
@@ -73,6 +76,7 @@ class RewardModel:
             "format": FORMAT,
             "version": self.version,
             "temperature": self.temperature,
+            "scale": asdict(self.scale),
             "config": self.config.model_dump(mode="json"),
             "obs_shape": list(self.obs_shape),
             "members": members,
@@ -88,6 +92,8 @@ class RewardModel:
             members = [make_net(config, tuple(state["obs_shape"]), 0) for _ in state["members"]]
             for net, arrays in zip(members, state["members"], strict=True):
                 net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
-            return cls(config, members, version=int(state["version"]), temperature=float(state["temperature"]))
+            scale = Scale(**state.get("scale", {}))  # older states have none
+            version, temperature = int(state["version"]), float(state["temperature"])
+            return cls(config, members, version=version, temperature=temperature, scale=scale)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"not a reward model's state: {type(error).__name__}: {error}") from error

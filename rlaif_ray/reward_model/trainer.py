@@ -21,10 +21,10 @@ from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.reward_model.fitting import TrainingSet, fit_net
 from rlaif_ray.reward_model.grading import Decision, Grade, decide, grade
-from rlaif_ray.reward_model.losses import Confusion, class_weights, fit_temperature, mean_belief
+from rlaif_ray.reward_model.losses import Confusion, class_weights, fit_temperature, mean_belief, scale_of
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
-from rlaif_ray.types import Array, Episode, RewardModelReport, Units
+from rlaif_ray.types import Array, Episode, RewardModelReport, Scale, Units
 
 __all__ = ["Published", "RewardModelTrainer", "is_held_out", "observation_key"]
 
@@ -143,6 +143,7 @@ class RewardModelTrainer:
         if decision.publish:
             self._version += 1
             candidate.version, self.served = self._version, candidate
+            candidate.scale = _scale(candidate, labels)
         report = self._report(decision, len(train), loss, started, candidate.temperature)
         return Published(candidate.state() if decision.publish else None, report)
 
@@ -262,6 +263,14 @@ def _final_logits(model: RewardModel, labels: Sequence[_Labelled]) -> Array:
         logits = model.logits(np.concatenate([one.obs[i] for one in labels]), offsets)
         of_each.append(logits[:, offsets[1:] - 1])
     return of_each[0] if len(of_each) == 1 else of_each[0] - of_each[1]
+
+
+def _scale(model: RewardModel, labels: Sequence[_Labelled]) -> Scale:
+    """Of all labelled episodes, held-out ones too: nothing is learned from them here."""
+    obs = [each for one in labels for each in one.obs]
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in obs])])
+    belief = mean_belief(model.logits(np.concatenate(obs), offsets), model.temperature)
+    return scale_of(belief, belief[offsets[1:] - 1])
 
 
 def _episodes(unit: Units) -> tuple[Episode, ...]:

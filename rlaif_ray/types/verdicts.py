@@ -14,6 +14,7 @@ __all__ = [
     "Label",
     "QuestionKind",
     "RewardModelReport",
+    "Scale",
     "Scores",
     "Unit",
     "Usage",
@@ -130,6 +131,21 @@ class RewardModelReport:
     fit_s: float
     reason: str = ""  # why the gate is shut, or why a version was rolled back
     extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a version's beliefs were over the labelled episodes it was published with: at their ends, and at every
+    observation. Part of the version: as long as it is in use, a normalised reward means the same."""
+
+    end_mean: float = 0.0
+    end_std: float = 1.0
+    step_mean: float = 0.0
+    step_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.end_std > 0.0 and self.step_std > 0.0):
+            raise ShapeError(f"scale: got standard deviations {self.end_std}, {self.step_std}, expected above 0")
 
 
 @dataclass(frozen=True)
