@@ -31,7 +31,7 @@ class Acted:
     to_world: Array  # (N, ...) as the world takes it
     logp: Array  # (N,)
     logits: Array  # (N, K)
-    value: Array  # (N,)
+    value: Array  # (N,), or (N, 2) of a critic that takes a belief
 
 
 class Actor(Protocol):
@@ -41,7 +41,7 @@ class Actor(Protocol):
         """Observations (N, *obs) -> actions and what goes with them."""
 
     def values(self, obs: Array) -> Array:
-        """Observations (M, *obs) -> (M,) float32, the critic's values."""
+        """Observations (M, *obs) -> (M,) float32, the critic's values; (M, 2) where it takes a belief."""
 
 
 class ColumnSampler:
@@ -169,7 +169,7 @@ class ColumnSampler:
 
     def _fragment(self, columns: _Columns, actor: Actor, parts: _Parts, version: PolicyVersion) -> Fragment:
         T, N = columns.T, self.N
-        next_value = np.zeros((T, N), np.float32)
+        next_value = np.zeros(columns.value.shape, np.float32)
         for (t, where), final_obs in zip(columns.ended, columns.final_obs, strict=True):
             cut = columns.truncated[t, where]
             if cut.any():
@@ -243,7 +243,8 @@ class _Columns:
             self.obs = np.empty((T, *obs.shape), obs.dtype)
             self.action = np.empty((T, *acted.action.shape), acted.action.dtype)
             self.logits = np.empty((T, *acted.logits.shape), np.float32)
-            self.reward, self.logp, self.value = (np.empty((T, N), np.float32) for _ in range(3))
+            self.reward, self.logp = (np.empty((T, N), np.float32) for _ in range(2))
+            self.value = np.empty((T, *acted.value.shape), np.float32)
             self.terminated, self.truncated = np.empty((T, N), bool), np.empty((T, N), bool)
             self.states_after = None if after is None else np.empty((T, *after.shape), after.dtype)
             self._allocated = True

@@ -1,4 +1,5 @@
-"""RLlib's PPO learner with what it does around each minibatch made cheap; loss and update are RLlib's own.
+"""What the learner is given, and RLlib's PPO learner with what it does around each minibatch made cheap; loss and
+update are RLlib's own.
 
 On small networks a minibatch takes some milliseconds, of which the stock learner spends a good part copying columns to
 shuffle them, looking at each gradient twice for numbers that aren't finite and stepping Adam tensor by tensor.
@@ -6,17 +7,47 @@ shuffle them, looking at each gradient twice for numbers that aren't finite and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
-__all__ = ["FeedbackPPOLearner", "minibatch_rows"]
+from rlaif_ray.mixing import Mixed, generalized_advantages, standardize, with_belief
+from rlaif_ray.policy import BELIEF
+from rlaif_ray.types import Array, Fragment
+
+__all__ = ["FeedbackPPOLearner", "flat_columns", "minibatch_rows"]
+
+
+def flat_columns(mixed: Sequence[tuple[Fragment, Mixed]], gamma: float, lambda_: float) -> dict[str, Array]:
+    """Fragments to one flat batch of what the loss needs, (B, ...) each, advantages standardised over all of it."""
+    parts: dict[str, list[Array]] = {}
+    for fragment, mix in mixed:
+        f = with_belief(fragment, mix)
+        advantage, target = generalized_advantages(f, mix.reward, gamma, lambda_)
+        columns = {
+            Columns.OBS: f.obs,
+            Columns.ACTIONS: f.action,
+            Columns.ACTION_LOGP: f.logp,
+            Columns.ACTION_DIST_INPUTS: f.logits,
+            Postprocessing.ADVANTAGES: advantage,
+            Postprocessing.VALUE_TARGETS: target,
+        }
+        if mix.belief is not None:
+            columns[BELIEF] = mix.belief
+        for name, column in columns.items():
+            parts.setdefault(name, []).append(column[mix.learn])
+    flat = {name: np.concatenate(columns) for name, columns in parts.items()}
+    if len(flat[Postprocessing.ADVANTAGES]):  # every step may have been dropped
+        flat[Postprocessing.ADVANTAGES] = standardize(flat[Postprocessing.ADVANTAGES])
+    return flat
 
 
 class FeedbackPPOLearner(PPOTorchLearner):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ __all__ = [
     "provenance",
     "scatter",
     "standardize",
+    "with_belief",
 ]
 
 TASK, DISTILLED, DIRECT, ABSTAINED, DROPPED = range(5)
@@ -56,6 +57,9 @@ class Mixed:
     feedback: Array  # (T, N) float32: the weighted feedback part of it
     learn: Array  # (T, N) bool: False where a step is dropped
     counts: Mapping[str, int]  # completed episodes by provenance
+    # Where the critic takes a belief, (T, N) float32: Phi at each observation, and at the one that follows it.
+    belief: Array | None = None
+    next_belief: Array | None = None
 
 
 def feedback_weight(step: int, mix: MixConfig, margin: float = 1.0) -> float:
@@ -220,6 +224,21 @@ def scatter(packed: Array, episodes: EpisodeBatch, cells: Array, into: Array) ->
     column = np.repeat(cells[:, 0], inside)
     row = packed_ranges(cells[:, 1], inside)
     into[row, column] = packed[packed_ranges(np.cumsum(episodes.lengths) - inside, inside)]
+
+
+def with_belief(fragment: Fragment, mixed: Mixed) -> Fragment:
+    """The fragment with its critic's values (T, N): V = c + (2 Phi - 1) d of the two numbers in ``fragment.value``, as
+    the acting policy gave them. One whose critic takes no belief is left as it is. Raises ShapeError.
+    """
+    if fragment.value.ndim == 2:
+        return fragment
+    if mixed.belief is None or mixed.next_belief is None:
+        raise ShapeError("fragment of a critic that takes a belief: got none, expected (T, N) Phi")
+    value, following = (
+        (heads[..., 0] + (2 * belief - 1) * heads[..., 1]).astype(np.float32)
+        for heads, belief in ((fragment.value, mixed.belief), (fragment.next_value, mixed.next_belief))
+    )
+    return replace(fragment, value=value, next_value=following)
 
 
 def generalized_advantages(fragment: Fragment, reward: Array, gamma: float, lambda_: float) -> tuple[Array, Array]:

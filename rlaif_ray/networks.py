@@ -40,6 +40,7 @@ class NetworkSpec:
     num_outputs: int  # discrete: number of actions; box: twice the dimensions (means and log standard deviations)
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    critic_belief: bool = False
 
     def __post_init__(self) -> None:
         if self.network not in TRUNKS:
@@ -57,29 +58,43 @@ def spec_for(policy: PolicyConfig, obs: gym.Space[Any], act: gym.Space[Any]) -> 
     """What network fits these spaces. Raises ConfigError for spaces that PPO's columns do not support."""
     if not isinstance(obs, gym.spaces.Box):
         raise ConfigError(f"env: got observations {obs}, allowed are Box (flatten others with a Gymnasium wrapper)")
-    shape = tuple(int(n) for n in obs.shape)
+    shape, believes = tuple(int(n) for n in obs.shape), policy.critic_belief
     if isinstance(act, gym.spaces.Discrete) and act.start == 0:
-        return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n))
+        return NetworkSpec(policy.network, policy.hidden, shape, "discrete", int(act.n), critic_belief=believes)
     if isinstance(act, gym.spaces.Box) and len(act.shape) == 1 and act.is_bounded():
         low, high = tuple(map(float, act.low)), tuple(map(float, act.high))
-        return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high)
+        return NetworkSpec(policy.network, policy.hidden, shape, "box", 2 * len(low), low, high, believes)
     raise ConfigError(f"env: got actions {act}, allowed are Discrete starting at 0 and bounded one-dimensional Box")
 
 
 class ActorCritic(nn.Module):
-    """One trunk, two heads."""
+    """One trunk, two heads: an actor, and a critic that may take the reward model's belief Phi in the episode so far.
+
+    Such a critic is V = c + (2 Phi - 1) d, with c and d linear in the embedding: what a verdict at the end will add is
+    in proportion to how likely it is. Who acts needs neither a reward model nor its belief: the critic's two numbers
+    are kept, and the belief is put in where it is known (``mixing.with_belief``).
+    """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         self.trunk = TRUNKS[spec.network](spec)
         self.actor = orthogonal(nn.Linear(spec.hidden[-1], spec.num_outputs), 0.01)
-        self.critic = orthogonal(nn.Linear(spec.hidden[-1], 1), 1.0)
+        self.critic = orthogonal(nn.Linear(spec.hidden[-1], 2 if spec.critic_belief else 1), 1.0)
+        if spec.critic_belief:
+            nn.init.zeros_(self.critic.weight[1])  # until it has learned otherwise, belief means nothing
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, *obs) -> action inputs (B, K), value (B,), embedding (B, hidden)."""
+    def forward(self, obs: Tensor, belief: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, *obs) -> action inputs (B, K), value (as ``value`` gives it), embedding (B, hidden)."""
         embedding = self.trunk(obs)
-        return self.actor(embedding), self.critic(embedding).squeeze(-1), embedding
+        return self.actor(embedding), self.value(embedding, belief), embedding
+
+    def value(self, embedding: Tensor, belief: Tensor | None = None) -> Tensor:
+        """(B, hidden), and (B,) Phi -> (B,); (B, 2), c and d, where the critic takes a belief and none is given."""
+        heads: Tensor = self.critic(embedding)
+        if not self.spec.critic_belief:
+            return heads.squeeze(-1)
+        return heads if belief is None else heads[:, 0] + (2 * belief - 1) * heads[:, 1]
 
     def digest(self, obs: Tensor) -> dict[str, Tensor] | None:
         """Observations that are to be learned from many times -> columns for ``embed``; None: it won't pay."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,8 @@ class Payer:
         weight = self._weight(step, known)
         ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
         origin = self._pay(ended, feedback, known, tally)
-        self._pay(self._pinned(rollout.open, rollout.open_cells, weight, known), feedback, known, tally)
+        running = self._pinned(rollout.open, rollout.open_cells, weight, known)
+        self._pay(running, feedback, known, tally)
         late = self._late(ended, known)
         pins = (ended.weight, ended.version)
         self.held += hold_back(rollout, np.flatnonzero(late), ended.belief, pins, known.iteration)
@@ -107,7 +108,8 @@ class Payer:
             tally.dropped_steps += end - first
         for column, first, end in rollout.episode_cells[dropped | late].tolist():
             learn[first:end, column] = False
-        return Mixed(fragment.task_reward + feedback, feedback, learn, self._count(origin[~late], tally))
+        counts = self._count(origin[~late], tally)
+        return Mixed(fragment.task_reward + feedback, feedback, learn, counts, *self._seen((ended, running), feedback))
 
     def release(self, known: Known, tally: Tally) -> list[tuple[Fragment, Mixed]]:
         """Parts that were kept back and whose verdict has come, failed to come, or is past its deadline."""
@@ -126,8 +128,23 @@ class Payer:
             tally.dropped_steps += int((~learn).sum())
             self.lateness.missed += held.episode_id in known.awaited
             reward = held.fragment.task_reward + feedback
-            released.append((held.fragment, Mixed(reward, feedback, learn, self._count(origin, tally, waited))))
+            counts = self._count(origin, tally, waited)
+            released.append((held.fragment, Mixed(reward, feedback, learn, counts, *self._seen((pinned,), feedback))))
         return released
+
+    def _seen(self, parts: Sequence[_Pinned], like: Array) -> tuple[Array, Array] | tuple[()]:
+        """(T, N) belief at each observation and at the next one, for a critic that takes it. Where an episode has no
+        version it is 1/2, which tells nothing: such a critic is then one without."""
+        if not self.config.policy.critic_belief:
+            return ()
+        now, following = np.full_like(like, 0.5), np.full_like(like, 0.5)
+        for part in parts:
+            episodes = part.episodes
+            known = np.repeat(part.version > 0, episodes.lengths + 1)
+            belief = np.where(known, part.belief, 0.5).astype(np.float32)
+            scatter(np.delete(belief, episodes.obs_offsets[1:] - 1), episodes, part.cells, now)
+            scatter(np.delete(belief, episodes.obs_offsets[:-1]), episodes, part.cells, following)
+        return now, following
 
     def _late(self, ended: _Pinned, known: Known) -> Array:
         """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited

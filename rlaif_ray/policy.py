@@ -19,7 +19,9 @@ from rlaif_ray.networks import ActorCritic, NetworkSpec, choose, spec_for, to_wo
 from rlaif_ray.trunks import FEATURES, TRUNKS
 from rlaif_ray.types import Array
 
-__all__ = ["ActorCriticModule", "ModuleActor", "module_spec"]
+__all__ = ["BELIEF", "ActorCriticModule", "ModuleActor", "module_spec"]
+
+BELIEF = "critic_belief"  # column (B,) of a batch: Phi about the episode so far, for critics that take it
 
 
 def module_spec(policy: PolicyConfig) -> RLModuleSpec:
@@ -56,7 +58,7 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         self.network = ActorCritic(spec_for(policy, self.observation_space, self.action_space))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
-        logits, value, embedding = self.network(batch[Columns.OBS])
+        logits, value, embedding = self.network(batch[Columns.OBS], batch.get(BELIEF))
         return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: value, Columns.EMBEDDINGS: embedding}
 
     def _forward_train(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -71,8 +73,8 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
         if embeddings is None:
-            return self.network(batch[Columns.OBS])[1]
-        return self.network.critic(embeddings).squeeze(-1)
+            return self.network(batch[Columns.OBS], batch.get(BELIEF))[1]
+        return self.network.value(embeddings, batch.get(BELIEF))
 
 
 class ModuleActor:

@@ -17,7 +17,6 @@ import torch
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -32,8 +31,9 @@ from rlaif_ray.config import Config
 from rlaif_ray.envs.registry import numeric_outcomes
 from rlaif_ray.errors import ConfigError, EnvError
 from rlaif_ray.fleet import Fleet
+from rlaif_ray.learner import flat_columns
 from rlaif_ray.loop import FeedbackLoop
-from rlaif_ray.mixing import Mixed, generalized_advantages, standardize
+from rlaif_ray.mixing import Mixed
 from rlaif_ray.networks import Policy, save_policy
 from rlaif_ray.placement import current, home_node
 from rlaif_ray.policy import ActorCriticModule
@@ -154,7 +154,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             mixed += self.loop.release()
         self._fleet.go_ahead()
         with _Timed(self._clock, "learn_s"):
-            self._learn(self._columns(mixed))
+            self._learn(flat_columns(mixed, self.config.gamma, self.config.lambda_))
         with _Timed(self._clock, "sync_s"):
             self._fleet.hand_out(self.learner_group, self._updated)
         self._look(rollouts, mixed)
@@ -203,26 +203,6 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         stop = getattr(self, "stop_requested", None)
         return bool(stop and stop())
 
-    def _columns(self, mixed: Sequence[tuple[Fragment, Mixed]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Fragments to one flat, shuffled batch of what the loss needs, advantages standardised over all of it."""
-        parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-        for f, mix in mixed:
-            advantage, target = generalized_advantages(f, mix.reward, self.config.gamma, self.config.lambda_)
-            columns = {
-                Columns.OBS: f.obs,
-                Columns.ACTIONS: f.action,
-                Columns.ACTION_LOGP: f.logp,
-                Columns.ACTION_DIST_INPUTS: f.logits,
-                Postprocessing.ADVANTAGES: advantage,
-                Postprocessing.VALUE_TARGETS: target,
-            }
-            for name, column in columns.items():
-                parts.setdefault(name, []).append(column[mix.learn])
-        flat = {name: np.concatenate(columns) for name, columns in parts.items()}
-        if len(flat[Postprocessing.ADVANTAGES]):  # every step may have been dropped
-            flat[Postprocessing.ADVANTAGES] = standardize(flat[Postprocessing.ADVANTAGES])
-        return flat
-
     def _learn(self, columns: dict[str, np.ndarray[Any, Any]]) -> None:
         """RLlib's own learner on ready columns.
 
@@ -267,8 +247,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             "truth": self._truth(rollouts),
             "policy_age": self._fleet.age,
             "reward": {
-                "mean": _mean(np.concatenate([m.reward.ravel() for _, m in mixed])),
-                "feedback_mean": _mean(np.concatenate([m.feedback.ravel() for _, m in mixed])),
+                # Of what is learned from, and once: a part kept back counts when it is released.
+                "mean": _mean(np.concatenate([m.reward[m.learn] for _, m in mixed])),
+                "feedback_mean": _mean(np.concatenate([m.feedback[m.learn] for _, m in mixed])),
             },
             **self.loop.end_iteration(self._steps),
             "time": {**self._clock, "iteration_s": sum(self._clock.values())},

@@ -50,8 +50,8 @@ class Fragment:
     truncated: Array  # (T, N) bool, never where terminated
     logp: Array  # (T, N) float32, log-probability of the action under the acting policy
     logits: Array  # (T, N, K) float32, the action distribution's inputs
-    value: Array  # (T, N) float32, critic at obs
-    next_value: Array  # (T, N) float32, only meaningful at cuts; 0 elsewhere
+    value: Array  # (T, N) float32, critic at obs; (T, N, 2) of one that takes a belief (``networks.ActorCritic``)
+    next_value: Array  # likewise, only meaningful at cuts; 0 elsewhere
     episode_id: Array  # (T, N) int64
     step: Array  # (T, N) int32, 0-based index of the step within its episode
     policy_version: PolicyVersion

@@ -1,7 +1,7 @@
 """What each credit does to the best policy, on a small world solved exactly.
 
-The world: two ways to a goal. One goes by a state that a reward model takes for promising, is a step longer and pays the
-task a little less; the verdict at the end doesn't care which way was taken.
+The world: two ways to a goal. One goes by a state that a reward model takes for promising, is a step longer and pays
+the task a little less; the verdict at the end doesn't care which way was taken.
 """
 
 import numpy as np
