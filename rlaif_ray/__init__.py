@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ResourcesConfig,
         RewardModelConfig,
         RunConfig,
+        WatchConfig,
         load_config,
     )
     from rlaif_ray.envs import register_env
@@ -63,6 +64,7 @@ __all__ = [
     "RunConfig",
     "Unit",
     "Verdict",
+    "WatchConfig",
     "ask_about",
     "load_config",
     "load_policy",

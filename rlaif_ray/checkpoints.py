@@ -13,7 +13,7 @@ from typing import Any
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 
-__all__ = ["check_checkpoint", "checkpoint_config", "prune", "write_checkpoint"]
+__all__ = ["check_checkpoint", "checkpoint_config", "drop_after", "newest_up_to", "prune", "write_checkpoint"]
 
 MANIFEST = "manifest.json"
 KIND = "rlaif_ray checkpoint"
@@ -70,6 +70,24 @@ def check_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
         if _fingerprint(file) != want:
             raise CheckpointError(f"checkpoint {str(candidate)!r}: {name} is not what was written")
     return candidate.resolve(), manifest["facts"]
+
+
+def newest_up_to(folder: Path, steps: int) -> Path | None:
+    """The checkpoint in ``folder`` with the most environment steps, of those with no more than so many."""
+    found = [(at, path.name, path) for at, path in _by_steps(folder) if at <= steps]
+    return max(found)[-1] if found else None
+
+
+def drop_after(folder: Path, steps: int) -> None:
+    """Remove the checkpoints in ``folder`` with more environment steps than so many: the run has gone another way."""
+    for at, path in _by_steps(folder):
+        if at > steps:
+            shutil.rmtree(path)
+
+
+def _by_steps(folder: Path) -> list[tuple[int, Path]]:
+    paths = (p for p in folder.glob("[!.]*") if not p.is_symlink() and (p / MANIFEST).is_file())
+    return [(int(_manifest(path)["facts"]["steps"]), path) for path in paths]
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Course:
 
     @property
     def over(self) -> bool:
-        return bool(self.algorithm.steps >= self.config.run.total_steps)
+        return bool(self.algorithm.steps >= self.config.run.total_steps or self.algorithm.loop.watch.stopped)
 
     def end_task_only(self) -> None:
         """A run that asks nobody has one phase, which ends with it."""
@@ -100,9 +100,12 @@ class Course:
     # ------------------------------------------------------------------------------------------ the end
 
     def status(self) -> str:
-        """``interrupted``, ``done``, or ``no_feedback_learned``: it was wanted, and no episode was ever paid by it."""
+        """``interrupted``, ``stopped_by_watch`` (the reward model was being gamed), ``done``, or
+        ``no_feedback_learned``: it was wanted, and no episode was ever paid by it."""
         if self.stop():
             return "interrupted"
+        if self.algorithm.loop.watch.stopped:
+            return "stopped_by_watch"
         totals = self.algorithm.loop.totals
         return "done" if totals["direct"] + totals["distilled"] or not self.config.asks else "no_feedback_learned"
 
@@ -161,6 +164,7 @@ class Course:
                 "gate_open": loop.version > 0,
                 "reason": report.reason if report else "",
             },
+            "watch": loop.watch.summary(),
             "provenance": {name: count / episodes for name, count in totals.items()},
             "lateness": loop.lateness.figures(),
             "evaluation": {},

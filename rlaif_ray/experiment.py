@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from rlaif_ray import envs
-from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
+from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, drop_after, newest_up_to, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.course import DRAIN_S, EVALUATION_SEED, Course
 from rlaif_ray.errors import CheckpointError, ConfigError, RlaifError, StoreError, UnknownNameError
@@ -23,6 +23,7 @@ from rlaif_ray.placement import cluster_address, reserved
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 from rlaif_ray.types import EpisodeRenderer, EpisodeTeller
+from rlaif_ray.watch import MOST_ROLLBACKS, Watch
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
 
@@ -253,6 +254,7 @@ class _Run:
     def _train(self) -> None:
         while not self.course.over and not self.stop():
             row = plain(self.algorithm.train()) | {"wall_s": self.course.wall_s()}
+            self._go_back_if_gamed()
             try:
                 self.course.look(row)
                 if time.monotonic() - self.saved_at > self.config.run.checkpoint_every_s:
@@ -260,9 +262,33 @@ class _Run:
             finally:
                 self.log.write(row)
             pool = self.algorithm.loop.pool
-            self.monitor(row | {"notices": pool.notices() if pool else []})
+            notices = pool.notices() if pool else []
+            self.monitor(row | {"notices": [*notices, *(f"Goodhart watch, {a}" for a in self.watch.alarms[-1:])]})
         if not self.stop():
             self.course.end_task_only()
+
+    @property
+    def watch(self) -> Watch:
+        watch: Watch = self.algorithm.loop.watch
+        return watch
+
+    def _go_back_if_gamed(self) -> None:
+        """To the last checkpoint before the reward model's promises were broken, policy and reward model together; the
+        verdicts since then stay paid for and are learned from. Where there is none, the run ends."""
+        until = self.watch.to_go_back_to
+        if until is None:
+            return
+        target = newest_up_to(self.path / "checkpoints", until) if self.watch.rollbacks < MOST_ROLLBACKS else None
+        if target is None:
+            self.watch.give_up()
+            return
+        left = self.watch.state()
+        _, facts = check_checkpoint(target)
+        self.algorithm.load_checkpoint(str(target))
+        self.watch.gone_back(left)
+        self.course.phases = list(facts["phases"])
+        self._checkpoint(f"step-{self.algorithm.steps:09d}")  # whoever resumes goes on from here
+        drop_after(self.path / "checkpoints", self.algorithm.steps)
 
     def _checkpoint(self, name: str) -> None:
         facts = self.course.facts()

@@ -24,6 +24,7 @@ from rlaif_ray.paying import Known, Payer
 from rlaif_ray.scoring import doubts_about
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Abstention, Episode, Fragment, Label, RewardModelReport, Rollout, Units
+from rlaif_ray.watch import Watch
 
 __all__ = ["FeedbackLoop"]
 
@@ -63,6 +64,8 @@ class FeedbackLoop:
         self._plan = WaitPlan()
         self._tally = Tally()
         self.payer = Payer(config)
+        self.watch = Watch(config.watch)
+        self._fresh = 0  # version adopted since the last iteration's end; 0: none
 
     @classmethod
     def silent(cls, config: Config) -> FeedbackLoop:
@@ -133,6 +136,7 @@ class FeedbackLoop:
                 continue
             if not self._compares:  # what a preference says of one episode by itself is nothing
                 self._verdicts[label.episode_id] = label.outcome.value
+                self._tally.audited[label.episode_id] = label.outcome.value  # all are drawn uniformly
             self.lateness.verdicts += 1
             self._tally.verdicts.append(label.outcome.value)
             if asked is not None:
@@ -158,6 +162,7 @@ class FeedbackLoop:
             if one.state is not None:
                 self._states[one.report.version] = one.state
                 self._scorers[one.report.version] = self._load(one.state)
+                self._fresh = one.report.version
             self.version = one.report.version if one.report.gate_open and one.report.version in self._scorers else 0
         # The version in service stays at hand while the gate is shut: the next held-out labels may open it again.
         served = self.report.version if self.report is not None else 0
@@ -207,6 +212,7 @@ class FeedbackLoop:
             awaited=self._awaited.keys(),
             scorers=self._scorers,
             version=self.version,
+            fresh=self._fresh,
             report=self.report,
             iteration=self.iteration,
         )
@@ -228,7 +234,9 @@ class FeedbackLoop:
         self.iteration += 1
         self._verdicts.clear()
         self._abstained.clear()
+        self.watch.take(self.payer.promised(tally.audited, self._awaited.keys()), step)
         self.payer.end_iteration(self.iteration, tally.dropped_steps)
+        self._fresh = 0
         figures = {"mix": tally.mix_figures(self.payer.weight_now(step, self._known()))}
         if self.pool is not None:
             stats = self.pool.stats()
@@ -236,6 +244,7 @@ class FeedbackLoop:
             figures["feedback"] = tally.feedback_figures(stats, self.pool.in_flight)
         if self._trainer is not None:
             figures["rm"] = tally.rm_figures(self.report, self.version)
+            figures["watch"] = self.watch.figures()
         return figures
 
     def state(self) -> dict[str, Any]:
@@ -250,6 +259,7 @@ class FeedbackLoop:
             "trainer": self._trainer.state() if self._trainer is not None else {},
             "store_position": self._last_position,
             **self.payer.state(),
+            "watch": self.watch.state(),
         }
 
     def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Units, float]] = ()) -> None:
@@ -261,6 +271,7 @@ class FeedbackLoop:
         self._rng.bit_generator.state = state["rng"]
         self._last_position = state["store_position"]
         self.payer.restore(state)
+        self.watch.restore(state.get("watch", {}))
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
         self.take_up(labelled)

@@ -54,6 +54,7 @@ class Known:
     awaited: Collection[int]
     scorers: Mapping[int, Scorer]  # by version
     version: int  # of the reward model, for episodes that begin now; 0: none
+    fresh: int  # version that came since the last iteration's end; 0: none
     report: RewardModelReport | None  # on the version in service
     iteration: int
 
@@ -84,6 +85,7 @@ class Payer:
         self.totals = dict.fromkeys(PROVENANCE, 0)
         self.lateness = Lateness()
         self.held: list[Held] = []  # late parts, in the order in which their episodes ended
+        self._promises: dict[int, float] = {}  # ended episode with a question out -> its version's belief
         self.pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
 
     # ------------------------------------------------------------------------------------------ pay
@@ -98,6 +100,7 @@ class Payer:
         weight = self._weight(step, known)
         ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
         origin = self._pay(ended, feedback, known, tally)
+        self._promise(ended, known)
         running = self._pinned(rollout.open, rollout.open_cells, weight, known)
         self._pay(running, feedback, known, tally)
         late = self._late(ended, known)
@@ -145,6 +148,21 @@ class Payer:
             scatter(np.delete(belief, episodes.obs_offsets[1:] - 1), episodes, part.cells, now)
             scatter(np.delete(belief, episodes.obs_offsets[:-1]), episodes, part.cells, following)
         return now, following
+
+    def _promise(self, ended: _Pinned, known: Known) -> None:
+        """Note what is believed of episodes asked about, by versions that can't have learned their verdicts."""
+        for i, version, belief in zip(
+            ended.episodes.episode_id.tolist(), ended.version.tolist(), ended.final.tolist(), strict=True
+        ):
+            answered = i in known.verdicts
+            if version and (i in known.awaited or (answered and version != known.fresh)):
+                self._promises[i] = belief
+
+    def promised(self, verdicts: Mapping[int, float], awaited: Collection[int]) -> list[tuple[float, float]]:
+        """(belief, verdict) of episodes whose verdicts have come; forgets those whose verdicts can't come any more."""
+        pairs = [(self._promises.pop(i), verdict) for i, verdict in verdicts.items() if i in self._promises]
+        self._promises = {i: belief for i, belief in self._promises.items() if i in awaited}
+        return pairs
 
     def _late(self, ended: _Pinned, known: Known) -> Array:
         """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited
@@ -257,3 +275,4 @@ class Payer:
         self.lateness = copy.deepcopy(state.get("lateness", Lateness()))  # older checkpoints have none
         self.held = list(state["held"])
         self.pins.clear()
+        self._promises.clear()

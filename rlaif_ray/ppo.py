@@ -325,6 +325,11 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if isinstance(module, ActorCriticModule):
             save_policy(Path(checkpoint_dir), module.network)
 
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """As RLlib's, also where it leads a live algorithm back, whose learner would ignore older weights."""
+        self.learner_group.foreach_learner(_forget_weights_version)
+        super().load_checkpoint(checkpoint_dir)
+
     def policy(self) -> Policy | None:
         """A copy of the policy as it is now; None for a network of the user's own."""
         module = self.get_learner_module()

@@ -38,7 +38,7 @@ from rlaif_ray.rollout import ColumnarEnvRunner
 
 __all__ = ["FeedbackPPOConfig", "wants_gpu"]
 
-SECTIONS = ("feedback", "judge", "budget", "reward_model", "mix", "run", "policy", "resources")
+SECTIONS = ("feedback", "judge", "budget", "reward_model", "mix", "watch", "run", "policy", "resources")
 # RLlib settings that the columnar path never meets: silently ignoring one would be worse than refusing it.
 EPISODE_HOOKS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end", "on_sample_end")
 UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
@@ -112,6 +112,10 @@ class FeedbackPPOConfig(PPOConfig):  # type: ignore[misc]
     def reward_mix(self, **options: Any) -> FeedbackPPOConfig:
         """Options of ``config.MixConfig``: source, weight, credit ..."""
         return self._say("mix", options)
+
+    def watch(self, **options: Any) -> FeedbackPPOConfig:
+        """Options of ``config.WatchConfig``: action."""
+        return self._say("watch", options)
 
     def policy(self, **options: Any) -> FeedbackPPOConfig:
         """Options of ``config.PolicyConfig``: network, hidden."""

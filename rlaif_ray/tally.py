@@ -26,6 +26,7 @@ class Tally:
     verdicts: list[float] = field(default_factory=list)
     abstained: int = 0
     ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
+    audited: dict[int, float] = field(default_factory=dict)  # episode -> verdict, of those asked about at random
     proxies: list[float] = field(default_factory=list)  # the reward model's belief at the ends of episodes
     origins: list[Array] = field(default_factory=list)
     dropped_steps: int = 0

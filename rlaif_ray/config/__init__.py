@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from rlaif_ray.config.asking import BudgetConfig, FeedbackConfig, JudgeConfig
-from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig
+from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig, WatchConfig
 from rlaif_ray.config.reading import deep_merge, dump_config, load_config, preset_names, unflatten, validate
 from rlaif_ray.config.running import EnvConfig, ResourcesConfig, RunConfig
 from rlaif_ray.config.tree import Config
@@ -24,6 +24,7 @@ __all__ = [
     "ResourcesConfig",
     "RewardModelConfig",
     "RunConfig",
+    "WatchConfig",
     "deep_merge",
     "dump_config",
     "load_config",

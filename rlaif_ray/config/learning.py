@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rlaif_ray.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-__all__ = ["MixConfig", "PPOConfig", "PolicyConfig", "RewardModelConfig"]
+__all__ = ["MixConfig", "PPOConfig", "PolicyConfig", "RewardModelConfig", "WatchConfig"]
 
 
 class PolicyConfig(Section):
@@ -157,3 +157,11 @@ class MixConfig(Section):
                 f"mix.gate_penalty: got {self.gate_penalty} with mix.gate_steps {self.gate_steps}, allowed are both "
                 "or neither"
             )
+
+
+class WatchConfig(Section):
+    """Whether the reward model goes on promising what the judge gives, on episodes asked about at random."""
+
+    action: Literal["report", "stop", "rollback"] = "report"
+    """On an alarm: say so in the report; `stop` the run there; or go back to the last checkpoint before the gap opened
+    (`rollback`, at most twice), with what the judge has said since."""

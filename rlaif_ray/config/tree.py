@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from rlaif_ray.config.asking import BudgetConfig, FeedbackConfig, JudgeConfig
-from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig
+from rlaif_ray.config.learning import MixConfig, PolicyConfig, PPOConfig, RewardModelConfig, WatchConfig
 from rlaif_ray.config.running import EnvConfig, ResourcesConfig, RunConfig
 from rlaif_ray.config.section import Section
 from rlaif_ray.errors import ConfigError
@@ -27,6 +27,7 @@ class Config(Section):
     budget: BudgetConfig = BudgetConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     mix: MixConfig = MixConfig()
+    watch: WatchConfig = WatchConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @property
@@ -119,6 +120,7 @@ class Config(Section):
                 "shipped here (one of your own has its own critic)"
             )
         needing = {
+            "watch.action": (self.watch.action != "report", repr(self.watch.action)),
             "mix.normalise": (mix.normalise, "true"),
             "mix.weight_schedule": (mix.weight_schedule == "gated", "'gated'"),
             "policy.critic_belief": (policy.critic_belief, "true"),

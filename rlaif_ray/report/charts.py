@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.types import Array
 
@@ -28,6 +29,7 @@ __all__ = [
     "smooth",
     "svg_text",
     "time_chart",
+    "watch_chart",
 ]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8F98"
@@ -135,6 +137,29 @@ def reward_model_chart(record: RunRecord) -> str | None:
     axes.set_ylim(min(45.0, 100 * float(np.nanmin(low)) - 2), 101)
     axes.legend(loc="lower right", frameon=False)
     return svg_text(figure)
+
+
+def watch_chart(record: RunRecord) -> str | None:
+    """What the reward model promised and the judge gave on episodes asked about at random, and the evidence of a gap.
+    Truth is drawn for the reader alone: the watch does not see it."""
+    if not record.has("watch/belief"):
+        return None
+    from rlaif_ray.watch import ALARM, WINDOW
+
+    figure, (means, evidence) = blank_figure(2)
+    _line(means, record, "truth/cat_survived", "cat survives (truth, audit only)", BLUE, scale=100, mean=True)
+    _line(means, record, "watch/belief", "promised by the reward model", GREEN, scale=100, dashed=True)
+    _line(means, record, "watch/verdict", "approved by the judge", RED, scale=100, dashed=True)
+    _percent_axis(means, f"The last {WINDOW} episodes asked about at random")
+    _line(evidence, record, "watch/evidence", "evidence that promises are broken", PURPLE)
+    evidence.axhline(ALARM, color=RED, linestyle=":", label=f"alarm: {ALARM:,.0f}")
+    evidence.set_yscale("symlog", linthresh=1.0)
+    evidence.set_ylim(0, 10 * ALARM)
+    evidence.set_title("Evidence (Shiryaev-Roberts)", loc="left")
+    for alarm in record.alarms():
+        for axes in (means, evidence):
+            axes.axvline(number(alarm, "step") / 1e6, color=RED, linewidth=1)
+    return _finish(figure, record, (means, evidence))
 
 
 def time_chart(record: RunRecord) -> str | None:

@@ -109,6 +109,12 @@ def _charts(record: RunRecord) -> list[tuple[Markup, str]]:
             "Shares of the episodes learned from. Only what really learned from a verdict counts as direct.",
         ),
         (charts.reward_model_chart(record), "Its scores count only while the gate is open."),
+        (
+            charts.watch_chart(record),
+            "What the reward model promised of an episode before it had seen the verdict, and the verdict. An alarm "
+            "means that it promises over a tenth more than the judge gives: it is being gamed. Whether the judge is, "
+            "it can't tell.",
+        ),
         (charts.money_chart(record), "Labels are billed questions, abstentions included."),
         (charts.time_chart(record), "Questions are asked on the side, and verdicts are used as they arrive."),
     )

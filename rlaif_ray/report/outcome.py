@@ -15,6 +15,7 @@ from rich.table import Table
 from rlaif_ray.report.figures import count, decimal, number
 from rlaif_ray.report.published import PUBLISHED
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.watch import MOST_ROLLBACKS, WINDOW
 
 __all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements"]
 
@@ -93,6 +94,13 @@ def headline(record: RunRecord) -> str:
         return f"NO FEEDBACK WAS LEARNED FROM: {_why_nothing(record)}"
     if record.status in _WITHOUT_END:
         return _WITHOUT_END[record.status]
+    said = _outcome_in_words(record)
+    if record.status == "stopped_by_watch":
+        return f"STOPPED: the reward model was being gamed (Goodhart watch). {said}"
+    return said
+
+
+def _outcome_in_words(record: RunRecord) -> str:
     own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
     before = next((r for r in own if r.policy == PHASES["task"]), None)
     after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
@@ -133,6 +141,7 @@ def statements(record: RunRecord) -> list[str]:
         judge = _judge_of_config(record)
     said += _about_judge(record, judge)
     said += _about_sources(record)
+    said += _about_watch(record)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(
             "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
@@ -203,6 +212,33 @@ def _about_sources(record: RunRecord) -> list[str]:
     return [
         f"Of all episodes learned from, {decimal(direct, 2)} % were paid by a verdict itself and "
         f"{decimal(distilled)} % by the reward model."
+    ]
+
+
+def _about_watch(record: RunRecord) -> list[str]:
+    """What the Goodhart watch saw, and whether it could have seen anything."""
+    watch = record.summary.get("watch")
+    if not isinstance(watch, Mapping) or not record.config or not record.config.uses_reward_model:
+        return []
+    audited, went_back = number(watch, "audited"), number(watch, "rollbacks")
+    raised = [
+        f"GOODHART WATCH, ALARM at step {count(number(one, 'step'))}: from step {count(number(one, 'since'))} on the "
+        f"reward model promised {_share(100 * number(one, 'belief'))} and the judge approved "
+        f"{_share(100 * number(one, 'verdict'))} of {count(number(one, 'audited'))} episodes asked about at random."
+        for one in record.alarms()
+    ]
+    if went_back > 0:
+        raised.append(
+            f"The run went back to an earlier checkpoint ({count(went_back)} of {MOST_ROLLBACKS} times at most)."
+        )
+    if raised:
+        return raised
+    if not audited > 0:
+        return ["The Goodhart watch had no episode to compare the reward model's belief with the judge's verdict on."]
+    few = "; so few would have shown a wide gap only" if audited < WINDOW else ""
+    return [
+        f"Goodhart watch: no alarm in {count(audited)} episodes asked about at random{few}. It can see a reward model "
+        "that is being gamed, not a judge that is."
     ]
 
 

@@ -72,7 +72,8 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """``done``, ``interrupted``, ``no_feedback_learned``, ``failed``; ``running`` without a summary."""
+        """``done``, ``interrupted``, ``no_feedback_learned``, ``stopped_by_watch``, ``failed``; ``running`` without a
+        summary."""
         return str(self.summary.get("status", "running"))
 
     @property
@@ -105,6 +106,12 @@ class RunRecord:
         if not any(p.get("evaluation") for p in phases):
             for starts, outcome in _outcomes(self.summary.get("evaluation")):
                 yield "run", starts, {"steps": self.summary.get("steps"), **outcome}
+
+    def alarms(self) -> list[Row]:
+        """What the Goodhart watch raised, as in the summary; also alarms of a part that the run went back from."""
+        watch = self.summary.get("watch")
+        raised = watch.get("raised") if isinstance(watch, Mapping) else None
+        return [one for one in raised if isinstance(one, Mapping)] if isinstance(raised, list) else []
 
     def media(self) -> list[MediaPair]:
         """Recorded episodes, before and after side by side, by their number."""

@@ -19,13 +19,14 @@ from rlaif_ray.types import Array
 
 __all__ = ["ENDED", "Arm", "SweepRecord", "Trial", "outcome_names"]
 
-ENDED = ("done", "no_feedback_learned")  # with a final evaluation
+ENDED = ("done", "no_feedback_learned", "stopped_by_watch")  # with a final evaluation
 _NO_OUTCOME = ("episodes", "mean_length", "task_return", "deterministic", "seed")
 # What a sweep's report looks at, of rows that hold some hundred figures: many trials are read at once.
 _COLUMNS = ("steps", "truth/", "audit/", "mix/", "task/", "feedback/", "rm/")
 STATES = {
     "done": "done",
     "no_feedback_learned": "done, but no feedback was learned from",
+    "stopped_by_watch": "stopped: the reward model was being gamed",
     "stopped": "ended early by the schedule",
     "failed": "failed",
     "interrupted": "interrupted",

@@ -73,6 +73,11 @@ def config_of(base: Config, study: Study, cell: Cell, folder: Path) -> Config:
         config = load_config(base.model_dump(mode="json"), {**cell.set, **fixed})
     except ConfigError as error:
         raise ConfigError(f"arm {cell.arm!r}: {error}") from None
+    if config.watch.action == "rollback":
+        raise ConfigError(
+            f"arm {cell.arm!r}: watch.action: got 'rollback', allowed in a sweep are 'report', 'stop' (trials' "
+            "checkpoints are Tune's)"
+        )
     store = base.feedback.store or str(folder / "labels.sqlite")
     threads = config.resources.learner_threads or 1  # a core for each runner and one to learn: trials share a machine
     return config.model_copy(

@@ -251,7 +251,7 @@ def _restored(place: Place, trainable: Any) -> Any:
 def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: float) -> SweepOutcome:
     counts = Counter(_read(path / "summary.json").get("status") for path in (place.folder / "trials").iterdir())
     planned = len(place.cells) or sum(counts.values())
-    states = ("done", "no_feedback_learned", "stopped", "interrupted", "failed")
+    states = ("done", "no_feedback_learned", "stopped_by_watch", "stopped", "interrupted", "failed")
     summary = {
         "status": "interrupted" if stopped else ("failed" if failures else "done"),
         "name": place.folder.name,

@@ -29,7 +29,7 @@ AUDIT_VERDICTS = 50  # newest verdicts that a trial's approval is the mean of: +
 AUDIT_ITERATIONS = 10  # over which the task return is averaged
 # RLlib's own accounts, some hundred figures a row: Tune keeps statistics of each figure of each trial in its state.
 _LEFT_OUT = ("config", "env_runners", "env_runner_group", "fault_tolerance", "timers")
-FINISHED = ("done", "no_feedback_learned")
+FINISHED = ("done", "no_feedback_learned", "stopped_by_watch")
 
 
 class Audit:
