@@ -12,7 +12,7 @@ from rlaif_ray.config import load_config
 from rlaif_ray.config.sweeping import Study, dump_study, read_study, study_from
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.sweep.place import Place
-from rlaif_ray.sweep.plan import cells_of, in_words, suggested
+from rlaif_ray.sweep.plan import cells_of, config_of, in_words, suggested
 from rlaif_ray.sweep.run import check_sweep, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -178,3 +178,11 @@ def test_a_base_may_lie_beside_the_study(tmp_path: Path) -> None:
 
 def test_points_in_words() -> None:
     assert in_words({"mix.weight": 0.51234567, "mix.credit": "terminal"}) == "weight 0.5123, credit terminal"
+
+
+def test_a_sweep_can_not_go_back():
+    study = study_from(
+        {"base": "homegrid", "arms": [{"name": "a", "watch.action": "rollback", "mix.source": "hybrid"}]}
+    )
+    with pytest.raises(ConfigError, match=r"arm 'a': watch\.action: got 'rollback', allowed in a sweep"):
+        config_of(load_config("homegrid"), study, cells_of(study)[0], Path("x"))
