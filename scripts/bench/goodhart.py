@@ -41,6 +41,7 @@ RESULTS = Path("benchmarks/goodhart.json")
 SQUASHED, FRUIT_X = 7, 3  # columns of Homegrid's states
 EARLY_STEPS, SHORT_STEPS, EAST_FROM = 5, 9, 8
 SMOOTH = 5  # iterations
+TINY = {"judge.profile": "perfect", "feedback.late": "wait"}  # of runs that are over before an answer would come
 
 Bias = Callable[[Episode, float], float]
 
@@ -103,10 +104,9 @@ def measure(judge: str, seed: int, steps: int) -> dict[str, Any]:
     labels = 200 if tiny else 500
     iterations = steps // 8_192
     with tempfile.TemporaryDirectory(prefix="goodhart-") as folder:
-        config = load_config("homegrid", {
+        config = load_config("homegrid", (TINY if tiny else {}) | {
             "run.dir": folder, "run.seed": seed, "judge.seed": seed, "run.total_steps": steps,
-            "run.evaluate_episodes": 0,
-            "judge.profile": "perfect" if tiny else "gpt-4o-mini-2024", "policy.network": "mlp", "budget.labels": labels,
+            "run.evaluate_episodes": 0, "policy.network": "mlp", "budget.labels": labels,
             "feedback.start_step": steps // 20, "feedback.fraction": 1.0,
             "feedback.labels_per_iteration": max(1, round(labels / (0.95 * iterations))),
             "mix.start_step": steps // 5, "mix.ramp_steps": steps // 3, "resources.env_runners": 0,
