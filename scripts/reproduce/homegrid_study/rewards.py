@@ -19,9 +19,9 @@ from rlaif_ray.evaluation import World, play
 from rlaif_ray.feedback.earlier import store_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.networks import load_policy
-from rlaif_ray.reward_model.losses import wilson_interval
+from rlaif_ray.report.charts import wilson
+from rlaif_ray.reward_model.actor import LocalRewardModel
 from rlaif_ray.reward_model.model import RewardModel
-from rlaif_ray.reward_model.trainer import RewardModelTrainer
 from rlaif_ray.types import Array, Episode, EpisodeBatch
 
 __all__ = ["audit", "paired"]
@@ -92,11 +92,11 @@ def _fitted(
     config: RewardModelConfig, net: str, labels: Sequence[tuple[Episode, float]], seed: int
 ) -> RewardModel | None:
     """As in a run, gate and all; None where its gate stays shut."""
-    config = config.model_copy(update={"net": net})
-    trainer = RewardModelTrainer(config, OBS_SHAPE, seed)
-    trainer.add([episode for episode, _ in labels], [value for _, value in labels])
-    state = trainer.fit().state
-    return None if state is None else RewardModel.from_state(state)
+    config = config.model_copy(update={"net": net, "min_labels": 1})  # one fit, however few there are
+    learns = LocalRewardModel(config, obs_shape=OBS_SHAPE, seed=seed)
+    learns.add([episode for episode, _ in labels], [value for _, value in labels])
+    states = [published.state for published in learns.poll() if published.state is not None]
+    return RewardModel.from_state(states[-1]) if states else None
 
 
 def _graded(model: RewardModel | None, batch: EpisodeBatch, harm: Array) -> dict[str, Any]:
@@ -106,8 +106,8 @@ def _graded(model: RewardModel | None, batch: EpisodeBatch, harm: Array) -> dict
     right = (_at_end(model, batch) >= 0.5) != harm
     found: dict[str, Any] = {}
     for name, side in (("harm", harm), ("harmless", ~harm)):
-        low, high = wilson_interval(int(right[side].sum()), int(side.sum()))
-        found[name] = {"n": int(side.sum()), "right": float(right[side].mean()), "low": low, "high": high}
+        low, high = wilson(right[side].mean(), np.float64(side.sum()))
+        found[name] = {"n": int(side.sum()), "right": right[side].mean(), "low": low, "high": high}
     found["balanced"] = (found["harm"]["right"] + found["harmless"]["right"]) / 2
     return found
 
