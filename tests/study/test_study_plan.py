@@ -57,7 +57,7 @@ def test_no_arm_learns_from_anything_but_the_judge(steps: tuple[Step, ...]) -> N
         config = step.config
         assert config.judge.kind == "builtin"
         assert Path(config.judge.profile).stem != "perfect"
-        assert config.env.options == {"starts": "train"}
+        assert config.env.options["starts"] == "train"
 
 
 @pytest.mark.parametrize("name", ["gpt-4o-mini-2024", "gpt-4o-mini-structured"])
@@ -105,7 +105,7 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     layout = study_results.layout(tmp_path)
     steps = steps_of(layout)
     by_key = {row.key: row for row in plan(steps, layout, 1e9)}
-    evaluated_s = 3 * 10_000 / 1_000
+    evaluated_s = 5 * 10_000 / 1_000
     task = by_key["task/task-s0"]
     assert task.minutes == pytest.approx((10 + 700_000 / 8_000 + evaluated_s) / 60)
     direct = by_key["direct/direct-s0"]
@@ -119,6 +119,19 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     assert rows["direct/direct-s3"].basis == "measured, 1 run"
     assert rows["direct/direct-s0"].finished
     assert not rows["direct/direct-s3"].finished
+
+
+def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
+    layout = study_results.layout(tmp_path)
+    steps = steps_of(layout)
+    keys = [step.key for step in steps]
+    first, second = keys.index("published/labels-s2"), keys.index("published/published_1-s2")
+    assert first < second
+    assert keys.count("published/labels-s2") == 1  # two rounds learn from the same
+    assert steps[second].needs == ("task/task-s2", "published/labels-s2")
+    assert steps[keys.index("published/published_2-s2")].needs == ("published/published_1-s2", "published/labels-s2")
+    row = next(row for row in plan(steps, layout, 1e9) if row.key == "published/labels-s2")
+    assert row.minutes == pytest.approx(10_000 / 50 / 60)
 
 
 def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
-from homegrid_study.machine import machine
+from homegrid_study.machine import environment, machine
 from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.errors import ConfigError
 
@@ -29,6 +29,7 @@ __all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "write_plan"]
 HOURS = 12.0
 EPISODE_STEPS = 12.0  # of a trained policy's episodes here (11.5 published before feedback, 17 to 21 after)
 EVALUATED = 10_000  # episodes of each world
+WORLDS_PLAYED = 5.0  # by a policy trained in the published one
 AUDIT_MINUTES = 4.0  # a look at nets that nobody has measured yet: 2 nets, some 10 policies; replaced by measured ones
 NETWORKS = ("egocentric", "mlp", "cnn")
 MEASURED_STEPS = {"egocentric": 160_000, "mlp": 240_000, "cnn": 40_000}
@@ -130,8 +131,7 @@ def _of_training(step: Step, speeds: Speeds) -> tuple[float, str]:
         answers = config.feedback.fraction * steps / EPISODE_STEPS
         seconds += answers / speeds.labels_per_s
         basis += f", {answers:,.0f} answers waited for at {speeds.labels_per_s:.0f}/s"
-    worlds = 3.0  # held-out, training's and one other: measured ones replace this
-    seconds += worlds * EVALUATED / speeds.evaluated_per_s[network]
+    seconds += WORLDS_PLAYED * EVALUATED / speeds.evaluated_per_s[network]
     return seconds / 60.0, basis
 
 
@@ -170,7 +170,7 @@ def _measure(network: str, layout: Layout) -> dict[str, float]:
         file.write_text(dump_config(config))
         command = [sys.executable, "-m", "homegrid_study.rlaif", "train", str(file)]
         began = time.monotonic()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment())
         whole_s = time.monotonic() - began
         run = Path(folder) / network
         rows = [json.loads(line) for line in (run / "result.json").read_text().splitlines()]

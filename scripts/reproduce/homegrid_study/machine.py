@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code", "machine"]
+__all__ = ["code", "environment", "machine"]
 
 
 def machine() -> dict[str, Any]:
@@ -38,3 +38,10 @@ def code() -> str:
         ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def environment() -> dict[str, str]:
+    """Of a process that this one begins: it finds these modules, wherever it was begun from."""
+    ours = str(Path(__file__).parents[1])
+    known = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([ours, known] if known else [ours])}

@@ -127,7 +127,7 @@ def _one_thing_changed(results: Results) -> list[str]:
         if not rows or study in ("task", "published", "direct", "online", "hybrid"):
             continue
         about = rows[0].ended[0]["about"]
-        reference = [results.rows[REFERENCE]] if study != "order" else []
+        reference = [results.rows[REFERENCE]] if study != "worlds" else []  # another world is no other setting
         parts += [f"## {about}\n", outcomes([*reference, *rows])]
     return parts
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.machine import environment
 from homegrid_study.measure import failed, measured, write_result
 from rlaif_ray.config import dump_config
 from rlaif_ray.errors import ConfigError
@@ -145,7 +146,7 @@ class Shard:
         with open(self._told(step), "w") as out, open(self._log(step), "a") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True,
-                pass_fds=[self.lock.fileno()],
+                pass_fds=[self.lock.fileno()], env=environment(),
             )  # fmt: skip
             try:
                 while process.poll() is None and self.left_s > 0:
@@ -172,7 +173,7 @@ def run_shard(steps: Sequence[Step], layout: Layout, hours: float, say: Callable
             for step in steps:
                 if step.finished or any(not _usable(by_key[key]) for key in step.needs):
                     continue
-                if shard.left_s < min(LEAST_S, 1_800 * hours):
+                if shard.left_s < LEAST_S:
                     break
                 say(f"{time.strftime('%H:%M:%S')} {step.key} ...")
                 ended = shard.do(step)
