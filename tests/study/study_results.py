@@ -39,7 +39,7 @@ def result(step: Step, survives: float, found: float, **more: Any) -> dict[str, 
     facts = {
         "key": step.key, "kind": step.kind, "study": step.study, "arm": step.arm, "seed": step.seed, "smoke": False,
         "code": "abc", "machine": MACHINE, "begins_with": list(step.needs), "status": "done", "about": step.about,
-        "set": {}, "summary": summary, "own": own, "chain": own, "before": {}, "rows": rows, "minutes": 12.0,
+        "set": {}, "summary": summary, "own": own, "chain": own, "rows": rows, "minutes": 12.0,
     }  # fmt: skip
     return facts | more
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +18,13 @@ from homegrid_study.arms import Step
 from homegrid_study.hours import EVALUATED
 from homegrid_study.machine import code, machine
 
-__all__ = ["SMOKE_EVALUATED", "WORLDS", "failed", "measured", "write_result"]
+__all__ = ["SMOKE_EVALUATED", "WORLDS", "failed", "measured", "tidy", "write_result"]
 
 SMOKE_EVALUATED = 40
 # Options put over the world that was trained in; the first is the headline.
 WORLDS: Mapping[str, Mapping[str, Any]] = {"heldout": {"starts": "heldout"}, "train": {"starts": "train"}}
 MOST_ROWS = 80
 COLUMNS = ("steps", "wall_s", "truth/", "rm/", "mix/", "task/episode", "feedback/")
-BEFORE = "phase-task"  # checkpoint of a run's task-only phase
 PAIRED = ("direct", "online", "hybrid")  # files whose runs' verdicts are compared with a reward model's scores
 
 
@@ -68,12 +68,9 @@ def _of_run(step: Step) -> dict[str, Any]:
            "wall_s": summary["wall_s"]}  # fmt: skip
     summary["evaluation"] = evaluated(step, step.folder / "checkpoints" / "last")
     summary["stand_alone"] = {key: value for key, value in _chain(step, own).items() if key in ("usd", "labels")}
-    before = step.folder / "checkpoints" / BEFORE
-    scratch = before.is_dir() and step.config.mix.source != "none"
     result = {
         "status": summary["status"], "about": step.about, "set": _set(step), "summary": summary, "own": own,
-        "chain": _chain(step, own), "before": evaluated(step, before, headline=True) if scratch else {},
-        "rows": _thinned(record.rows),
+        "chain": _chain(step, own), "rows": _thinned(record.rows),
     }  # fmt: skip
     if step.study in PAIRED:
         from homegrid_study.rewards import paired
@@ -82,13 +79,21 @@ def _of_run(step: Step) -> dict[str, Any]:
     return result
 
 
-def evaluated(step: Step, checkpoint: Path, *, headline: bool = False) -> dict[str, Any]:
-    """Outcomes by world; of the first alone with ``headline``."""
+def tidy(run: Path) -> None:
+    """Leave the newest checkpoint and those of phases: all ages of a hundred runs would fill a disk."""
+    folder = run / "checkpoints"
+    last = (folder / "last").resolve()
+    for path in folder.glob("step-*"):
+        if path.is_dir() and path.resolve() != last:
+            shutil.rmtree(path)
+
+
+def evaluated(step: Step, checkpoint: Path) -> dict[str, Any]:
+    """Outcomes by world."""
     from rlaif_ray.experiment import evaluate
 
     episodes = SMOKE_EVALUATED if step.layout.smoke else EVALUATED
-    worlds = dict(list(WORLDS.items())[:1]) if headline else WORLDS
-    return {name: evaluate(checkpoint, episodes=episodes, options=options) for name, options in worlds.items()}
+    return {name: evaluate(checkpoint, episodes=episodes, options=options) for name, options in WORLDS.items()}
 
 
 def _chain(step: Step, own: Mapping[str, float]) -> dict[str, float]:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.arms import AUDITED, LABELS, SMOKE_LABELS, Layout, Step
 from homegrid_study.machine import environment
-from homegrid_study.measure import failed, measured, write_result
+from homegrid_study.measure import failed, measured, tidy, write_result
 from rlaif_ray.config import dump_config
 from rlaif_ray.errors import ConfigError
 
@@ -95,6 +95,8 @@ class Shard:
                     self.say(f"{step.key}: its process died (signal {-code}), going on from its checkpoint")
                     continue
             write_result(step, measured(step, clock.seconds) | self._minutes(clock))
+            if step.study != AUDITED:  # its policies of all ages are audited first
+                tidy(step.folder)
             return "finished"
         write_result(step, failed(step, _last_line(self._log(step))) | self._minutes(clock))
         return "failed"
@@ -111,6 +113,7 @@ class Shard:
         from homegrid_study.rewards import audit
 
         write_result(step, audit(step) | self._minutes(clock))
+        tidy(self.layout.runs / step.needs[0])
         return "finished"
 
     def _done(self, step: Step) -> bool:
