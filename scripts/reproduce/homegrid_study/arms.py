@@ -19,7 +19,10 @@ from rlaif_ray.sweep.plan import Cell, cells_of, with_seed
 __all__ = ["AUDIT", "AUDITED", "Layout", "Step", "chosen", "steps_of"]
 
 # What is compared first is run first: hours may not reach to the end.
-ORDER = ("task", "published", "direct", "online", "hybrid", "budgets", "nets", "credit", "wording", "mend", "nets_cnn")
+ORDER = (
+    "task", "published", "direct", "online", "hybrid", "budgets", "nets", "credit", "select", "wording", "mend",
+    "worlds", "nets_cnn",
+)  # fmt: skip
 STUDIES = Path("tune_configs/study")
 RUNS = "runs/study"  # as the files name it
 AUDIT = "audit"  # reward models on the labels of this study's file, by seed

@@ -18,11 +18,17 @@ from homegrid_study.arms import Step
 from homegrid_study.hours import EVALUATED
 from homegrid_study.machine import code, machine
 
-__all__ = ["SMOKE_EVALUATED", "WORLDS", "failed", "measured", "tidy", "write_result"]
+__all__ = ["SMOKE_EVALUATED", "UNTUNED", "WORLDS", "failed", "measured", "tidy", "write_result"]
 
 SMOKE_EVALUATED = 40
 # Options put over the world that was trained in; the first is the headline.
 WORLDS: Mapping[str, Mapping[str, Any]] = {"heldout": {"starts": "heldout"}, "train": {"starts": "train"}}
+# Besides, of a policy that was trained in Homegrid as published: all starts, since none of them was seen.
+UNTUNED: Mapping[str, Mapping[str, Any]] = {
+    "mirrored": {"layout": "mirrored", "starts": "all"},
+    "furniture": {"layout": "furniture", "starts": "all"},
+    "two cats": {"cats": 2, "starts": "all"},
+}
 MOST_ROWS = 80
 COLUMNS = ("steps", "wall_s", "truth/", "rm/", "mix/", "task/episode", "feedback/")
 PAIRED = ("direct", "online", "hybrid")  # files whose runs' verdicts are compared with a reward model's scores
@@ -93,7 +99,9 @@ def evaluated(step: Step, checkpoint: Path) -> dict[str, Any]:
     from rlaif_ray.experiment import evaluate
 
     episodes = SMOKE_EVALUATED if step.layout.smoke else EVALUATED
-    return {name: evaluate(checkpoint, episodes=episodes, options=options) for name, options in WORLDS.items()}
+    as_published = step.config.env.options.keys() == {"starts"}
+    worlds = {**WORLDS, **UNTUNED} if as_published else WORLDS
+    return {name: evaluate(checkpoint, episodes=episodes, options=options) for name, options in worlds.items()}
 
 
 def _chain(step: Step, own: Mapping[str, float]) -> dict[str, float]:

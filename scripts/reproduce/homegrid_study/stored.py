@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from homegrid_study.arms import Layout, Step, steps_of
-from homegrid_study.measure import WORLDS
+from homegrid_study.measure import UNTUNED, WORLDS
 from rlaif_ray.config import load_config
 from rlaif_ray.config.sweeping import study_from
 from rlaif_ray.report.run import RunRecord
@@ -128,7 +128,7 @@ def _trial(row: Row, one: Mapping[str, Any]) -> Trial:
     summary = {"status": "failed"}
     if one["status"] != "failed":
         known = one["summary"]["evaluation"]
-        evaluation = {world: known[world] for world in WORLDS if world in known}  # the headline first
+        evaluation = {world: known[world] for world in (*WORLDS, *UNTUNED) if world in known}  # the headline first
         cost = {key: one["chain"][key] for key in ("usd", "labels")}
         summary = {**one["summary"], "evaluation": evaluation, "stand_alone": cost}
     record = RunRecord(Path(one["key"]), None, "", summary, one.get("rows", ()))
