@@ -74,6 +74,10 @@ class RewardModelConfig(Section):
     """Passes over the labels in one fit."""
     batch_size: PositiveInt = 64
     """Labels of one gradient step."""
+    noise: Literal["none", "estimated"] = "none"
+    """The judge's mistakes: not thought of, or their rates estimated from folds and undone in the loss."""
+    early_stop: Literal["training", "validation"] = "training"
+    """What ends a fit early: the loss on the labels it learns from, or on an eighth of them that it doesn't."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of labels never trained on."""
     min_labels: PositiveInt = 40
