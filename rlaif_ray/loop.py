@@ -21,6 +21,7 @@ from rlaif_ray.mixing import Mixed
 from rlaif_ray.pairing import paired
 from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Published, Scorer
 from rlaif_ray.paying import Known, Payer
+from rlaif_ray.scorebook import Score
 from rlaif_ray.scoring import doubts_about
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Abstention, Episode, Fragment, Label, RewardModelReport, Rollout, Units
@@ -227,6 +228,11 @@ class FeedbackLoop:
         return self.payer.lateness
 
     # ------------------------------------------------------------------------------------------ look, stop, go on
+
+    def take_scores(self) -> list[Score]:
+        """The reward model's scores of episodes asked about, since they were last taken."""
+        scores, self.payer.scored = self.payer.scored, []
+        return scores
 
     def end_iteration(self, step: int) -> dict[str, dict[str, float]]:
         """Figures of the iteration by room; begins the next."""

@@ -35,6 +35,7 @@ from rlaif_ray.mixing import (
     scatter,
 )
 from rlaif_ray.partners import Scorer
+from rlaif_ray.scorebook import Score, scores_of
 from rlaif_ray.scoring import beliefs_of
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout, Scale
@@ -85,6 +86,7 @@ class Payer:
         self.totals = dict.fromkeys(PROVENANCE, 0)
         self.lateness = Lateness()
         self.held: list[Held] = []  # late parts, in the order in which their episodes ended
+        self.scored: list[Score] = []  # of episodes asked about, until somebody takes them
         self._promises: dict[int, float] = {}  # ended episode with a question out -> its version's belief
         self.pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
 
@@ -101,6 +103,8 @@ class Payer:
         ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
         origin = self._pay(ended, feedback, known, tally)
         self._promise(ended, known)
+        asked = (known.awaited, known.verdicts, known.abstained)
+        self.scored += scores_of(ended.episodes, ended.version, ended.final, asked, step)
         running = self._pinned(rollout.open, rollout.open_cells, weight, known)
         self._pay(running, feedback, known, tally)
         late = self._late(ended, known)

@@ -61,6 +61,10 @@ class Tally:
             "heldout_accuracy": report.heldout_accuracy if report else math.nan,
             "balanced_accuracy": report.balanced_accuracy if report else math.nan,
             "heldout_n": float(report.heldout_n) if report else 0.0,
+            "on_policy_accuracy": report.on_policy_accuracy if report else math.nan,  # nan: not measurable
+            "drift_p": report.drift_p if report else math.nan,
+            "drift_alarm": float(report.drift_alarm) if report else 0.0,
+            "calibration_error": report.extra.get("calibration_error", math.nan) if report else math.nan,
             "train_n": float(report.train_n) if report else 0.0,
             "gate_open": float(version > 0),
             "score_mean": _mean(self.proxies),
