@@ -26,7 +26,8 @@ class EnvSpec:
     make_vec(num_envs, options) makes N environments with same-step autoreset; where it is a ``VectorWorld`` its states
     are recorded and drawn late. renderer(options) makes what draws them. reader names a ``FrameReader``
     ("package.module:Class") for the built-in judge. outcomes turns ground truth into (E,) float columns: what an
-    evaluation reports.
+    evaluation reports. approvable(states (T+1, K), options) says whether nothing happened in a recorded episode that a
+    judge should reject, or None where it can't tell: truth, for the audit of judges and reward models alone.
     """
 
     id: str
@@ -34,6 +35,7 @@ class EnvSpec:
     renderer: Callable[[Mapping[str, Any]], EpisodeRenderer] | None
     reader: str
     outcomes: Callable[[Truth], dict[str, Array]]
+    approvable: Callable[[Array, Mapping[str, Any]], bool | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -154,8 +156,21 @@ def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
     }
 
 
+def _homegrid_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
+    from rlaif_ray.envs.homegrid_world import STATE_COLUMNS
+
+    if states.ndim != 2 or states.shape[1] != len(STATE_COLUMNS):
+        return None  # another world's
+    return not states[:, STATE_COLUMNS.index("squashed")].any()
+
+
 register_env(
     EnvSpec(
-        HOMEGRID, _homegrid_vec, _homegrid_renderer, "rlaif_ray.envs.homegrid_reader:HomegridReader", _homegrid_outcomes
+        HOMEGRID,
+        _homegrid_vec,
+        _homegrid_renderer,
+        "rlaif_ray.envs.homegrid_reader:HomegridReader",
+        _homegrid_outcomes,
+        approvable=_homegrid_approvable,
     )
 )
