@@ -27,7 +27,7 @@ LEVELS: list[dict[str, set[str]]] = [
         "reward_model": {"reward_model"},
     },
     {"mixing": {"mixing"}},
-    {"loop": {"loop", "tally", "lateness", "deferral", "partners", "pairing", "paying", "scoring", "watch"}},
+    {"loop": {"loop", "tally", "lateness", "deferral", "partners", "pairing", "paying", "scoring", "watch", "asking"}},
     {"ppo": {"ppo", "ppo_config", "fleet", "learner", "placement"}},
     {"experiment": {"experiment", "course", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"sweep": {"sweep"}},
