@@ -125,8 +125,8 @@ def _alike(rng: np.random.Generator, E: int, expected: float) -> Drawn:
 def _places(candidates: Candidates) -> Array:
     """(E,) how many others are newer than each: acted by a newer policy, or of the same and ended later; those that
     share a place have its mean."""
-    keys = np.stack([candidates.policy_version, candidates.ended], 1)
-    _, which, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    age = candidates.policy_version * (candidates.ended.max() + 1) + candidates.ended
+    _, which, count = np.unique(age, return_inverse=True, return_counts=True)
     newer = count.sum() - np.cumsum(count)
-    places: Array = (newer + (count - 1) / 2.0)[which.ravel()]
+    places: Array = (newer + (count - 1) / 2.0)[which]
     return places
