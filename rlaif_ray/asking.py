@@ -193,7 +193,7 @@ class Asking:
                 self.abstained.add(label.episode_id)
                 now.tally.abstained += 1
                 continue
-            if self._pays(label):
+            if self._pays(label.draw != "known"):
                 self.verdicts[label.episode_id] = label.outcome.value
             now.lateness.verdicts += 1
             now.tally.hear(label, compares=self._compares)
@@ -206,11 +206,10 @@ class Asking:
         if self.pool is not None and not self.pool.in_flight:
             self.awaited.clear()  # what is left could not be put to the judge: nobody will answer
 
-    def _pays(self, label: Label) -> bool:
-        """Whether its episode is paid by it: what a preference says of one episode by itself is nothing, and where a
+    def _pays(self, drawn: bool) -> bool:
+        """Whether a verdict pays its episode: what a preference says of one episode by itself is nothing, and where a
         verdict stands for others, one that no draw asked for stands for none."""
-        stands = label.draw != "known" or self.config.mix.unjudged != "reweight"
-        return stands and not self._compares
+        return (drawn or self.config.mix.unjudged != "reweight") and not self._compares
 
     def drain(self, deadline_s: float, now: Now) -> None:
         """Wait for the answers still out, which are paid for and stored; put no further question."""
@@ -220,6 +219,11 @@ class Asking:
             self.wait(deadline_s, now)
 
     # ------------------------------------------------------------------------------------------ go on
+
+    def recall(self, verdicts: Mapping[int, float]) -> None:
+        """Verdicts that an earlier process of this run paid for, on episodes of which a part is kept back."""
+        drawn = {i: self.inclusion.get(i, 1.0) < math.inf for i in verdicts}
+        self.verdicts = {i: value for i, value in verdicts.items() if self._pays(drawn[i])}
 
     def end_iteration(self, held: Collection[int]) -> None:
         """Forget what nobody will ask for again; ``held``: episodes of which a part is kept back."""

@@ -210,7 +210,7 @@ class FeedbackLoop:
         """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
         held = {h.episode_id for h in self.payer.held}
         known = {e.episode_id: value for e, value in labelled if isinstance(e, Episode)}
-        self.asking.verdicts = {i: value for i, value in known.items() if i in held}
+        self.asking.recall({i: value for i, value in known.items() if i in held})
         if self._trainer is not None and labelled:
             self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
 

@@ -144,7 +144,8 @@ def _about(label: Label) -> dict[str, Any]:
     return {
         "label": label.label_id, "episode": label.episode_id,
         **({} if label.second_episode_id is None else {"second_episode": label.second_episode_id}),
-        "policy_version": label.policy_version,
+        "policy_version": label.policy_version, "draw": label.draw,
+        "inclusion_probability": label.inclusion_probability,
         "asked_at_step": label.asked_at_step, "judge": label.judge, **said, "text": outcome.text,
         "tokens": usage.input_tokens + usage.output_tokens, "cost_usd": usage.cost_usd, "latency_s": usage.latency_s,
         "attempts": usage.attempts, "replayed": label.replayed,

@@ -141,6 +141,11 @@ def test_a_part_kept_back_knows_its_chance_after_a_restart():
     again.restore(loop.state(), [(e, 1.0) for e in rollout.episodes if e.episode_id in held])
     released = again.release()
     assert [float(mixed.feedback.sum()) for _, mixed in released] == pytest.approx([8.0, 8.0])  # weight 2, 1 / pi = 4
+    state = loop.state()
+    again.restore(
+        state | {"inclusion": dict.fromkeys(state["inclusion"], np.inf)}, [(e, 1.0) for e in rollout.episodes]
+    )
+    assert [mixed.counts["task"] for _, mixed in again.release()] == [1, 1]  # no draw asked for them
 
 
 # ------------------------------------------------------------------------------------------------ chances
@@ -151,9 +156,10 @@ def test_each_question_goes_with_its_own_chance():
     loop = loop_of(pool, Trainer([published(1)]), **{"feedback.select": "uncertain", "feedback.fraction": 0.25})
     loop._load = lambda state: Unsure(state["version"])
     loop.learn_to_judge()
-    sample = runner((2, 2, 2, 2))
+    sample, watched = runner((2, 2, 2, 2)), 0
     for step in range(60):
-        turn(loop, [sample(8)], step)  # sixteen episodes, four of the environment in doubt
+        _, figures = turn(loop, [sample(8)], step)  # sixteen episodes, four of the environment in doubt
+        watched += figures["feedback"]["audit_verdicts"]
     by_environment = np.bincount([int(e.obs[0, 0]) for e in pool.asked], minlength=4)
     assert by_environment[3] > 2 * by_environment[:3].max()
     assert by_environment.sum() == 240
@@ -163,6 +169,7 @@ def test_each_question_goes_with_its_own_chance():
     audit = [draw for draw in pool.draws if draw == "audit"]
     assert 8 < len(audit) < 48  # a tenth of 240
     assert set(pool.draws) == {"audit", "targeted"}
+    assert watched == len(audit)  # the watch over the reward model goes by nothing else
 
 
 def test_where_the_pool_has_room_for_some_chances_fall_and_the_rest_is_only_looked_up():

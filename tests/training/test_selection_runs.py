@@ -38,7 +38,12 @@ def test_a_run_asks_where_its_reward_model_is_unsure_and_says_with_which_chance(
 def test_verdicts_pay_for_the_episodes_they_stand_for(ray_session, tmp_path):
     rows = []
     direct = {"mix__source": "direct", "mix__credit": "terminal", "mix__unjudged": "reweight"}
-    given = {"feedback__select": "newest", "feedback__labels_per_iteration": 6, "mix__reweight_clip": 4.0, "run__total_steps": 4_800}
+    given = {
+        "feedback__select": "newest",
+        "feedback__labels_per_iteration": 6,
+        "mix__reweight_clip": 4.0,
+        "run__total_steps": 4_800,
+    }
     outcome = experiment.train(config(tmp_path, **direct, **given), monitor=rows.append)
     shares = summary_of(outcome)["provenance"]
     assert shares["direct"] > 0
