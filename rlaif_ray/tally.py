@@ -62,12 +62,13 @@ class Tally:
 
     def feedback_figures(self, stats: Any, in_flight: int) -> dict[str, float]:
         """``stats``: the pool's account; amounts that have no cap are nan. ``approval_rate`` is estimated for all
-        episodes, whoever was asked about: each verdict counts for as many as it stands for."""
+        episodes, whoever was asked about: each verdict counts for as many as it stands for, ``stands_for`` in all."""
         return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
             "asked": float(self.asked),
             "in_flight": float(in_flight),
             "verdicts": float(len(self.verdicts)),
             "approval_rate": self._approval(),
+            "stands_for": sum(self.weights),
             "audit_verdicts": float(len(self.audited)),
             "audit_approval": _mean(list(self.audited.values())),
         }
