@@ -34,9 +34,8 @@ from rlaif_ray.mixing import (
     provenance,
     scatter,
 )
-from rlaif_ray.partners import Scorer
 from rlaif_ray.scorebook import Score, scores_of
-from rlaif_ray.scoring import beliefs_of
+from rlaif_ray.scoring import Remembering, beliefs_of
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout, Scale
 
@@ -51,9 +50,10 @@ class Known:
     """What asking and learning to judge have come to by now."""
 
     verdicts: Mapping[int, float]  # episode -> the verdict's value, of those that came since the last iteration's end
+    inclusion: Mapping[int, float]  # episode asked about -> probability of that; inf: no draw asked for it
     abstained: Collection[int]
     awaited: Collection[int]
-    scorers: Mapping[int, Scorer]  # by version
+    scorers: Mapping[int, Remembering]  # by version
     version: int  # of the reward model, for episodes that begin now; 0: none
     fresh: int  # version that came since the last iteration's end; 0: none
     report: RewardModelReport | None  # on the version in service
@@ -196,6 +196,10 @@ class Payer:
         origin[weight == 0] = 0
         paid = np.isin(origin, (DIRECT, DISTILLED))
         value = np.where(origin == DIRECT, verdict, pinned.final)
+        if mix.unjudged == "reweight":
+            stands_for = 1.0 / np.array([known.inclusion.get(i, 1.0) for i in ids])
+            tally.stands_for += stands_for[origin == DIRECT].tolist()
+            weight = weight * np.minimum(stands_for, mix.reweight_clip)
         scatter(self._reward(pinned, value, weight * paid, known), episodes, pinned.cells, into)
         scored = episodes.complete & (pinned.version > 0)
         if scored.any():

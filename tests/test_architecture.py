@@ -16,7 +16,7 @@ import rlaif_ray.config
 PACKAGE = Path(rlaif_ray.__file__).parent
 
 # A room is a package, or modules that make one thing together. Rooms of one level do not import each other.
-LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch"
+LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch asking"
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
     {"types": {"types"}},

@@ -28,12 +28,18 @@ class _Place:
 
 
 def stats(command: Stats) -> int:
-    """Print what a run's label store holds and what was spent."""
+    """Print what a run's label store holds, what was spent, and what the answers say of all episodes."""
+    from rlaif_ray.feedback.estimate import approval_of
     from rlaif_ray.feedback.store import LabelStore
 
     with only_json(command.json), LabelStore(_find(command.run).path, readonly=True) as store:
-        figures = asdict(store.stats())
+        figures, found = asdict(store.stats()), approval_of(store.labels())
+    if command.json:
+        ends = {"approval": found.mean, "approval_low": found.low, "approval_high": found.high}
+        figures |= {name: value if found.answers else None for name, value in ends.items()}
     _say(command.json, figures)
+    if found.answers and not command.json:
+        print(f"judge approves {found} of all episodes, estimated from {found.answers} answers")
     return 0
 
 
@@ -138,7 +144,8 @@ def _about(label: Label) -> dict[str, Any]:
     return {
         "label": label.label_id, "episode": label.episode_id,
         **({} if label.second_episode_id is None else {"second_episode": label.second_episode_id}),
-        "policy_version": label.policy_version,
+        "policy_version": label.policy_version, "draw": label.draw,
+        "inclusion_probability": label.inclusion_probability,
         "asked_at_step": label.asked_at_step, "judge": label.judge, **said, "text": outcome.text,
         "tokens": usage.input_tokens + usage.output_tokens, "cost_usd": usage.cost_usd, "latency_s": usage.latency_s,
         "attempts": usage.attempts, "replayed": label.replayed,

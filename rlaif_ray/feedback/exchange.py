@@ -46,12 +46,12 @@ _COLUMNS = {
     "system_text": "string", "user_text": "string", "question_kind": "string", "principle": "string",
     "unit_order": "string", "replicate": "int64", "unit_keys": "string", "frame_hashes": "string",
     "second_key": "string", "second_id": "int64", "second_version": "int64", "part": "bool", "made_of": "string",
-    "inconsistent": "bool",
+    "inconsistent": "bool", "draw": "string",
 }  # fmt: skip
 # What files of earlier versions lack, and what it is there.
 _SINCE = {
     "second_key": None, "second_id": None, "second_version": None, "part": False, "made_of": "[]",
-    "inconsistent": False, "second_episode": None,
+    "inconsistent": False, "second_episode": None, "draw": "audit",
 }  # fmt: skip
 _SELECT = """
     SELECT l.*, a.*, q.judge, q.judge_settings, q.prompt_name, q.prompt_hash, q.polarity, q.system_text, q.user_text,
@@ -72,7 +72,7 @@ _ANSWER = (
 )  # fmt: skip
 _LABEL = (
     "question_key", "episode_key", "episode_id", "run_id", "policy_version", "step", "inclusion_probability",
-    "reward_model_version", "part", "second_key", "second_id", "second_version",
+    "reward_model_version", "part", "second_key", "second_id", "second_version", "draw",
 )  # fmt: skip
 
 

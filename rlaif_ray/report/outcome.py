@@ -12,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from rlaif_ray.report.approval import approval_statement
 from rlaif_ray.report.figures import count, decimal, number
 from rlaif_ray.report.published import PUBLISHED
 from rlaif_ray.report.run import RunRecord
@@ -141,6 +142,7 @@ def statements(record: RunRecord) -> list[str]:
         judge = _judge_of_config(record)
     said += _about_judge(record, judge)
     said += _about_sources(record)
+    said += approval_statement(record)
     said += _about_watch(record)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(

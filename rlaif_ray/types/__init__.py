@@ -12,6 +12,7 @@ offsets, never padded: one 100-step episode among short ones must not cost ten t
 
 from __future__ import annotations
 
+from rlaif_ray.types.choosing import DRAWS, Candidates, Draw, Drawn
 from rlaif_ray.types.episodes import (
     Array,
     Episode,
@@ -39,8 +40,12 @@ from rlaif_ray.types.verdicts import (
 )
 
 __all__ = [
+    "DRAWS",
     "Abstention",
     "Array",
+    "Candidates",
+    "Draw",
+    "Drawn",
     "Episode",
     "EpisodeBatch",
     "EpisodeRenderer",

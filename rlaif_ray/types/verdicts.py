@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.types.choosing import DRAWS, Draw
 from rlaif_ray.types.episodes import Array, PolicyVersion, need
 
 __all__ = [
@@ -108,12 +109,15 @@ class Label:
     policy_version: PolicyVersion
     asked_at_step: int  # environment steps of the run when it was asked
     replayed: bool  # answered from the store, for nothing
-    inclusion_probability: float  # of the episode being asked about
+    inclusion_probability: float  # of the episode being asked about; of a pair, its first being in one
     second_episode_id: int | None = None  # of a preference: the episode it was compared with
+    draw: Draw = "audit"  # how the episode was chosen
 
     def __post_init__(self) -> None:
         if not 0.0 < self.inclusion_probability <= 1.0:
             raise ShapeError(f"inclusion_probability: got {self.inclusion_probability}, expected in (0, 1]")
+        if self.draw not in DRAWS:
+            raise ShapeError(f"draw: got {self.draw!r}, expected one of {', '.join(DRAWS)}")
 
     @property
     def value(self) -> float | None:

@@ -46,7 +46,7 @@ def fill(store: LabelStore) -> list[Label]:
         store.claim(row, ME, keep_frames_mb=1)
         outcome = NO if number == 3 else YES
         store.answer(row, outcome, store.reserve(row, Amount(), Caps(), ME), Amount(0.04, 1, 400))
-    store.claim(replace(record_of(asked_about(2, JUDGE)), run_id="another"), ME)
+    store.claim(replace(record_of(asked_about(2, JUDGE)), run_id="another", draw="targeted"), ME)
     return store.labels()
 
 
@@ -90,6 +90,7 @@ def test_a_data_set_comes_back_as_it_was_and_is_replayed(store: LabelStore, tmp_
         ]
         assert import_parquet(other, path) == Imported(labels=0, answers=0, known=5)
         assert other.account(Caps()).spent == Amount()  # others paid for it
+        assert [one.draw for one in other.labels()][-1] == "targeted"
         again = pyarrow.parquet.read_table(exported(other, tmp_path / "again.parquet", run="run"))
         assert again.equals(pyarrow.parquet.read_table(exported(store, tmp_path / "again2.parquet", run="run")))
         replayed = other.claim(record_of(asked_about(4, JUDGE)), ME, "only")
@@ -126,6 +127,7 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_comes_in(store: LabelStor
     for column, value, says in (
         ("value", 7.0, "expected within [0, 1]"),
         ("inclusion_probability", 0.0, "inclusion_probability"),
+        ("draw", "lucky", "draw: got 'lucky', expected one of audit, targeted, known"),
         ("episode_key", "other", "another than it says"),
         ("episode", b"junk", "can't be read back"),
         ("frame_hashes", '["../../etc/passwd"]', "expected a list of 32 hex digits each"),
@@ -190,8 +192,8 @@ def test_pairs_come_back_with_both_episodes_and_their_parts(store: LabelStore, t
 def test_a_file_of_an_earlier_version_comes_in(store: LabelStore, tmp_path: Path) -> None:
     labels = fill(store)
     table = pyarrow.parquet.read_table(exported(store, tmp_path / "labels.parquet"))
-    new = ["second_key", "second_id", "second_version", "part", "made_of", "inconsistent", "second_episode"]
+    new = ["second_key", "second_id", "second_version", "part", "made_of", "inconsistent", "second_episode", "draw"]
     pyarrow.parquet.write_table(table.drop_columns(new), tmp_path / "old.parquet")
     with LabelStore(tmp_path / "other.sqlite") as other:
         assert import_parquet(other, tmp_path / "old.parquet") == Imported(labels=5, answers=4, known=0)
-        assert other.labels() == labels
+        assert other.labels() == [replace(one, draw="audit") for one in labels]  # all had the same chance then
