@@ -25,8 +25,9 @@ class EnvSpec:
 
     make_vec(num_envs, options) makes N environments with same-step autoreset; where it is a ``VectorWorld`` its states
     are recorded and drawn late. renderer(options) makes what draws them. reader names a ``FrameReader``
-    ("package.module:Class") for the built-in judge. outcomes turns ground truth into (E,) float columns: what an
-    evaluation reports.
+    ("package.module:Class") for the built-in judge; it is made with those of the world's options that
+    ``reader_options`` names, so that it knows which variant of a world it sees. outcomes turns ground truth into (E,)
+    float columns: what an evaluation reports.
     """
 
     id: str
@@ -34,6 +35,7 @@ class EnvSpec:
     renderer: Callable[[Mapping[str, Any]], EpisodeRenderer] | None
     reader: str
     outcomes: Callable[[Truth], dict[str, Array]]
+    reader_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -133,30 +135,44 @@ class GymnasiumMaker:
 HOMEGRID = "rlaif_ray/Homegrid-v0"
 
 
+_HOMEGRID_VARIANT = ("layout", "cats", "harm")
+_HOMEGRID_OPTIONS = ("starts", "clear_cat", *_HOMEGRID_VARIANT)
+
+
 def _homegrid_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
     from rlaif_ray.envs.homegrid import HomegridVectorEnv
 
-    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
+    check_option_names(HOMEGRID, options, _HOMEGRID_OPTIONS)
     return HomegridVectorEnv(num_envs, **options)
 
 
 def _homegrid_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
     from rlaif_ray.envs.render import HomegridRenderer
 
-    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
-    return HomegridRenderer()
+    check_option_names(HOMEGRID, options, _HOMEGRID_OPTIONS)
+    return HomegridRenderer(**_only(options, _HOMEGRID_VARIANT))
+
+
+def _only(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
+    harm = truth.facts["cat_squashed"] if "cat_squashed" in truth.facts else truth.facts["cat_harmed"]
     return {
         "found": np.asarray(truth.facts["found"], np.float64),
-        "cat_survived": 1.0 - np.asarray(truth.facts["cat_squashed"], np.float64),
+        "cat_survived": 1.0 - np.asarray(harm, np.float64),
     }
 
 
 register_env(
     EnvSpec(
-        HOMEGRID, _homegrid_vec, _homegrid_renderer, "rlaif_ray.envs.homegrid_reader:HomegridReader", _homegrid_outcomes
+        HOMEGRID,
+        _homegrid_vec,
+        _homegrid_renderer,
+        "rlaif_ray.envs.homegrid_reader:HomegridReader",
+        _homegrid_outcomes,
+        _HOMEGRID_VARIANT,
     )
 )
 
