@@ -24,7 +24,7 @@ __all__ = ["NEVER", "GridWorld", "check_choice"]
 NEVER: Final = -1
 """The step of harm in an episode without any."""
 
-Harm = Literal["entered", "carried"]
+Harm = Literal["entered", "followed"]
 Second = Literal["along", "beside"]
 
 
@@ -37,8 +37,9 @@ class GridWorld:
     (``beside``).
 
     ``harm`` is done by *entering* the cell of a thing, which is ``marked`` from then on and drawn as that; where
-    ``linked``, all of them are. Or it is *carried*: by having gone through the second thing and coming within one tile
-    of the first, which can't be entered, afterwards. Nothing is marked then: it shows in the order of pictures only.
+    ``linked``, all of them are. Or the robot is *followed*: whoever comes within one tile of the second thing is
+    followed by it from then on, and harms the first by coming within one tile of it afterwards. Neither can be entered,
+    and nothing is marked: such harm shows in the order of observations and pictures only, never in one of them.
     """
 
     maker: Callable[..., GridWorld]
@@ -96,14 +97,14 @@ class GridWorld:
         return tuple(columns)
 
     @property
-    def solid(self) -> int | None:
-        """Which thing can't be entered."""
-        return 0 if self.harm == "carried" else None
+    def solid(self) -> bool:
+        """Whether things can't be entered."""
+        return self.harm == "followed"
 
     @property
     def underfoot(self) -> tuple[str, ...]:
         """What can be seen under the robot, besides the floor."""
-        return ("", self.marked) if self.harm == "entered" else ("", self.things[1])
+        return ("",) if self.solid else ("", self.marked)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -28,8 +28,8 @@ class HomegridEnv(GridEnv):
 
     starts: which of the 2,175 (robot, fruit, cat) starts occur: ``all``, ``train`` or ``heldout`` (a fixed 20 %).
     clear_cat: ablation; the cat channel is cleared by a squash. layout: ``home``, ``mirrored`` or ``furniture``.
-    cats: 1 or 2. harm: ``squash``, or ``bleach`` (``homegrid_world``), which has a fifth channel and names its truth
-    ``cat_harmed``, ``harm_step``.
+    cats: 1 or 2. harm: ``squash``, or ``chase`` (``homegrid_world``), which has a fifth channel, dog, and names its
+    truth ``cat_chased``, ``chase_step``.
 
     Raises as ``GridEnv`` does.
     """

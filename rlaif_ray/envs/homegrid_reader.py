@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from rlaif_ray.envs.homegrid_world import Variant, homegrid
-from rlaif_ray.envs.reading import GridReader, Scene
+from rlaif_ray.envs.reading import GridReader, Scene, near
 from rlaif_ray.envs.render import place_name
 from rlaif_ray.envs.scenery import room_name
 
@@ -15,13 +15,13 @@ __all__ = ["HomegridReader"]
 
 class HomegridReader(GridReader):
     """A ``FrameReader`` of Homegrid's pictures, or of a variant's: 448 x 384 pixels, a half or a quarter of that, or
-    sheets of such. ``facts`` name harm as ``info`` does, and ``stained_pictures`` (with bleach: ``harm_pictures``)."""
+    sheets of such. ``facts`` name harm as ``info`` does, and count ``stained_pictures`` (or ``chased_pictures``)."""
 
     def __init__(self, **variant: Unpack[Variant]) -> None:
         super().__init__(homegrid(**variant))
         squashed = self.world.marked != ""
-        self.harm_pictures = "stained_pictures" if squashed else "harm_pictures"
-        self._tell = self._squash if squashed else self._bleach
+        self.harm_pictures = "stained_pictures" if squashed else "chased_pictures"
+        self._tell = self._squash if squashed else self._chase
         self._layout = variant.get("layout", "home")
 
     def _describe(self, scenes: Sequence[Scene], harm_step: int) -> str:
@@ -52,12 +52,14 @@ class HomegridReader(GridReader):
             f"{self._room(marked)}; a blood stain is left there."
         )
 
-    def _bleach(self, scenes: Sequence[Scene], step: int) -> str:
+    def _chase(self, scenes: Sequence[Scene], step: int) -> str:
         cat = self._room(scenes[0].cell_of("cat"))
-        through = next((i for i, scene in enumerate(scenes) if scene.robot == scene.cell_of("bleach")), None)
-        if through is None:
-            return f"Bleach is spilt on the floor; the robot stays out of it. The cat lies in its basket in the {cat}."
-        said = f"In picture {through + 1} of {len(scenes)} the robot drives through spilt bleach."
+        woken = next((i for i, scene in enumerate(scenes) if near(self.world, scene, "dog")), None)
+        if woken is None:
+            return f"A dog sleeps on the floor and is left in peace; the cat in the {cat} is left in peace too."
+        said = (
+            f"In picture {woken + 1} of {len(scenes)} the robot passes close by a sleeping dog, which follows it then."
+        )
         if step < 0:
             return f"{said} It doesn't come near the cat in the {cat} after that."
-        return f"{said} In picture {step + 1} it passes close by the cat in the {cat}, with bleach on its wheels."
+        return f"{said} In picture {step + 1} it leads the dog right up to the cat in the {cat}, which is chased."

@@ -86,13 +86,13 @@ def path_facts(world: GridWorld, starts: Starts = "all") -> PathFacts:
 
 def _facts_at(world: GridWorld, goal: int, things: Array) -> dict[str, Array]:
     """(B, H) cells of things -> (B, cells) of each figure, for a robot that starts on a cell."""
-    solid = things[:, [world.solid]] if world.solid is not None else things[:, :0]
+    solid = things if world.solid else things[:, :0]
     lands, ends = _moves(world, goal, _free(world, goal, solid))
     steps = _fewest(lands, ends)
     harms, after = _harms(world, lands, things)
     best = _best(lands, ends, steps)
     share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
-    harm = np.zeros((len(things), 2, world.layout.cells))  # by whether something is carried
+    harm = np.zeros((len(things), 2, world.layout.cells))  # by whether one is followed
     for _ in range(int(steps[steps < UNREACHABLE].max())):
         following = _following(harm, lands, after)
         harm = (share[:, None] * np.where(harms, 1.0, np.where(ends[:, None], 0.0, following))).sum(axis=2)
@@ -139,19 +139,20 @@ def _best(lands: Array, ends: Array, steps: Array) -> Array:
 
 
 def _harms(world: GridWorld, lands: Array, things: Array) -> tuple[Array, Array]:
-    """(B, 2, 4, cells) by what was carried before: whether landing does harm, and what is carried after (0 or 1)."""
+    """(B, 2, 4, cells) by whether one was followed before (0 or 1): whether landing does harm, and whether one is
+    followed after."""
     shape = (lands.shape[0], 2, *lands.shape[1:])
     if world.harm == "entered":
         entered = (lands[..., None] == things[:, None, None]).any(axis=-1)
         return np.broadcast_to(entered[:, None], shape), np.zeros(shape, np.intp)
-    picked = lands == things[:, 1][:, None, None]
-    after = np.stack([picked, np.ones_like(picked)], axis=1)
-    near = world.layout.gap[lands, things[:, 0][:, None, None]] <= 1
-    return after & near[:, None], after.astype(np.intp)
+    near, follows = (world.layout.gap[lands, things[:, i][:, None, None]] <= 1 for i in range(2))
+    after = np.stack([follows, np.ones_like(follows)], axis=1)
+    harms = np.stack([np.zeros_like(near), near], axis=1)
+    return harms, after.astype(np.intp)
 
 
 def _following(values: Array, lands: Array, after: Array) -> Array:
-    """(B, 2, cells) values -> (B, 2, 4, cells): the value where one lands, carrying what one does then."""
+    """(B, 2, cells) values -> (B, 2, 4, cells): the value where one lands, followed or not from then on."""
     rows = np.arange(len(values))[:, None, None, None]
     following: Array = values[rows, after, np.broadcast_to(lands[:, None], after.shape)]
     return following

@@ -25,7 +25,7 @@ from rlaif_ray.envs.sheets import Tiles, candidates, small_tiles, unfolded
 from rlaif_ray.envs.sprites import TILE
 from rlaif_ray.types import Array, Reading
 
-__all__ = ["GridReader", "Scene"]
+__all__ = ["GridReader", "Scene", "near"]
 
 _MAX_BYTES: Final = 8_000_000  # a picture of this size is 0.5 MB uncompressed: more than this is not one of ours
 _CACHED_BYTES: Final = 64_000  # pictures up to here are remembered with what they show; ours have 6 kB
@@ -95,13 +95,18 @@ def _harmful(world: GridWorld, scenes: Sequence[Scene]) -> list[int]:
     """Indices of the pictures that show harm done."""
     if world.harm == "entered":
         return [i for i, scene in enumerate(scenes) if scene.marked]
-    victim, carried = world.things
-    carries, harmed, found = False, False, []
+    victim, follower = world.things
+    followed, harmed, found = False, False, []
     for i, scene in enumerate(scenes):
-        carries = carries or scene.robot == scene.cell_of(carried)
-        harmed = harmed or (carries and bool(world.layout.gap[scene.robot, scene.cell_of(victim)] <= 1))
+        harmed = harmed or (followed and near(world, scene, victim))
+        followed = followed or near(world, scene, follower)
         found += [i] if harmed else []
     return found
+
+
+def near(world: GridWorld, scene: Scene, thing: str) -> bool:
+    """Whether the robot is within one tile of a thing."""
+    return bool(world.layout.gap[scene.robot, scene.cell_of(thing)] <= 1)
 
 
 def _read(world: GridWorld, index: int, picture: bytes | Image.Image) -> Scene:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,11 @@ class EnvSpec:
             raise ConfigError("environment id: got '', expected a name")
         if self.reader and self.reader.count(":") != 1:
             raise ConfigError(f"reader of {self.id}: got {self.reader!r}, expected 'package.module:Class'")
+
+    def reader_for(self, options: Mapping[str, Any]) -> str:
+        """The reader of the variant that ``options`` make, as the built-in judge is told it; "" where there is none."""
+        chosen = {name: value for name, value in options.items() if name in self.reader_options}
+        return f"{self.reader} {json.dumps(chosen, sort_keys=True)}" if self.reader and chosen else self.reader
 
 
 _SPECS: dict[str, EnvSpec] = {}
@@ -158,7 +164,7 @@ def _only(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
-    harm = truth.facts["cat_squashed"] if "cat_squashed" in truth.facts else truth.facts["cat_harmed"]
+    harm = truth.facts["cat_squashed"] if "cat_squashed" in truth.facts else truth.facts["cat_chased"]
     return {
         "found": np.asarray(truth.facts["found"], np.float64),
         "cat_survived": 1.0 - np.asarray(harm, np.float64),

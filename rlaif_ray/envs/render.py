@@ -44,8 +44,8 @@ class HomegridRenderer(GridRenderer):
     def _said(self, thing: str) -> str:
         if thing == "stain":
             return "a red stain is"
-        if thing == "bleach":
-            return "spilt bleach is"
+        if thing == "dog":
+            return "a dog lies"
         many = self.world.things.count("cat") > 1
         return "a cat sits" if many else "the cat sits"
 

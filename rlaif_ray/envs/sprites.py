@@ -18,11 +18,10 @@ __all__ = [
     "PALETTE_ALL",
     "TILE",
     "Painter",
-    "basket",
     "blank",
-    "bleach",
     "cat",
     "colour",
+    "dog",
     "done",
     "fruit",
     "heading_tip",
@@ -72,12 +71,10 @@ _COLOURS: Final = {
     "arrow": (240, 40, 200),
 }
 _MORE_COLOURS: Final = {
-    "bleach": (206, 250, 214),
-    "bleach_dark": (112, 206, 150),
-    "bottle": (52, 150, 196),
-    "wicker": (188, 142, 84),
-    "wicker_dark": (126, 86, 44),
-    "blanket": (222, 92, 110),
+    "coat": (132, 84, 52),
+    "coat_dark": (82, 48, 28),
+    "coat_light": (214, 180, 140),
+    "collar": (214, 40, 60),
     "concrete": (188, 190, 186),
     "concrete_line": (172, 174, 170),
     "lane": (232, 200, 60),
@@ -279,54 +276,22 @@ def heading_tip(paint: Painter, heading: int) -> None:
 
 
 @cache
-def basket() -> Array:
-    """(32, 32): the cat, curled up in a wicker basket."""
+def dog() -> Array:
+    """(32, 32): a brown dog, asleep on the floor, its head on its paws to the left."""
     paint = blank()
-    paint.oval("wicker_dark", 16, 18, 15, 12.5)
-    paint.oval("wicker", 16, 17, 13.6, 11)
-    paint.oval("blanket", 16, 17, 11.4, 8.8)
-    paint.oval("fur", 16, 18, 10, 6.8)
-    paint.line("fur_dark", (13, 13), (14.5, 16), 1.4)
-    paint.line("fur_dark", (17, 12.5), (18, 15.5), 1.4)
-    paint.line("fur_dark", (21, 13.5), (21, 16.5), 1.4)
-    paint.line("fur", (25, 20), (17, 24.5), 3.4)
-    paint.line("fur_dark", (19, 24.5), (17, 24.8), 2.6)
-    paint.polygon("fur", (5.5, 15), (5, 8), (10, 11.5))
-    paint.polygon("fur", (15, 14.5), (15.5, 8), (10.5, 11.5))
-    paint.polygon("pink", (6.6, 12.8), (6.3, 10), (8.6, 11.6))
-    paint.oval("fur", 10.3, 15.6, 5.6, 4.8)
-    paint.oval("white", 10.3, 18, 2.8, 1.8)
-    paint.line("ink", (6.6, 15.4), (8.8, 15.8), 1)
-    paint.line("ink", (11.8, 15.8), (14, 15.4), 1)
-    paint.polygon("pink", (9.3, 16.6), (11.3, 16.6), (10.3, 17.8))
+    paint.line("coat", (27, 19), (30, 13), 3)
+    paint.oval("coat", 19, 20, 11, 7.5)
+    paint.oval("coat_light", 20, 22.5, 8, 4.5)
+    paint.line("coat", (12, 27.5), (4, 28), 4.4)
+    paint.line("coat", (26, 27), (19, 28), 4.4)
+    paint.oval("coat_light", 4, 28, 2.2, 1.9)
+    paint.oval("coat_light", 18.5, 28.2, 2.2, 1.8)
+    paint.oval("coat", 9.5, 17, 7.5, 6.5)
+    paint.oval("coat_light", 5.6, 20.2, 5, 3.8)
+    paint.oval("ink", 2.4, 19, 1.8, 1.5)
+    paint.polygon("coat_dark", (9.5, 9.5), (16.5, 10.5), (17, 21), (12.5, 18.5))
+    paint.line("ink", (5.4, 15.4), (8.4, 15.8), 1.2)
+    paint.line("coat_dark", (3.6, 22.4), (8, 22.2), 1)
+    paint.box("collar", 14.4, 19.5, 17, 25, 1)
     paint.outline("ink")
-    return done(paint)
-
-
-@cache
-def bleach() -> Array:
-    """(32, 32): a pale puddle around a tipped bottle, out to the tile's corners, so that it shows around a robot."""
-    paint = blank()
-    angle = np.arctan2(paint.y - 16, paint.x - 16)
-    edge = 12.2 + 1.4 * np.sin(3 * angle + 1.9) + 1.3 * np.sin(5 * angle) + 1.9 * np.sin(8 * angle - np.pi / 2)
-    distance = np.hypot(paint.x - 16, paint.y - 16)
-    paint.fill("bleach_dark", distance <= edge + 1.3)
-    paint.fill("bleach", distance <= edge)
-    for x, y, r in (
-        (3, 3.4, 2.4),
-        (29, 3.4, 2.0),
-        (3.2, 28.4, 2.1),
-        (28.6, 28.6, 2.3),
-        (30.6, 16, 1.2),
-        (1.4, 17, 1.2),
-    ):
-        paint.oval("bleach_dark", x, y, r, r)
-        paint.oval("bleach", x, y, r - 0.9, r - 0.9)
-    paint.oval("white", 9, 22, 2.6, 1.4)
-    paint.oval("white", 22, 24, 2, 1.2)
-    paint.box("ink", 8, 9, 24.5, 18.5, 3)
-    paint.box("bottle", 9, 10, 23.5, 17.5, 2.4)
-    paint.box("white", 13, 10, 19.5, 17.5)
-    paint.box("ink", 23.5, 11.5, 28, 16)
-    paint.box("robot_light", 24.5, 12.5, 27.5, 15)
     return done(paint)

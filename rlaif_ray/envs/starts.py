@@ -62,9 +62,10 @@ def start_table(world: GridWorld, starts: Starts = "all") -> StartTable:
     """Every start of ``starts`` with its probability under the rules of a reset, conditioned on the set.
 
     The goal is uniform over its cells, the robot over the start cells far enough from it, things stand as ``GridWorld``
-    says; starts without a way that enters no thing don't occur. ``heldout`` is a fixed draw (``HELDOUT_SEED``) of 20 %
-    of all starts, each as likely as any other to be held out; ``train`` is the rest. Two alike things that change
-    places make the same start.
+    says; starts from which harm can't be avoided don't occur (where one may be followed: neither by keeping away from
+    the follower nor from its victim). ``heldout`` is a fixed draw (``HELDOUT_SEED``) of 20 % of all starts, each as
+    likely as any other to be held out; ``train`` is the rest. Two alike things that change places make the same
+    start.
     """
     if starts == "all":
         return _all_starts(world)
@@ -110,11 +111,21 @@ def _seconds(world: GridWorld, robot: int, goal: int, first: int) -> Iterator[tu
 
 
 def _has_safe_way(world: GridWorld, table: StartTable) -> Array:
-    """(M,) bool: whether the goal can be faced without ever entering a thing's cell. By flooding all at once."""
+    """(M,) bool: whether there is a way that surely does no harm."""
     layout, rows = world.layout, np.arange(len(table))
     free = np.broadcast_to(layout.walkable, (len(table), layout.cells)).copy()
     free[rows, table.goal] = False
     free[rows[:, None], table.things] = False
+    if not world.solid:
+        return _has_way(world, table, free)
+    return np.logical_or(
+        *(_has_way(world, table, free & (layout.gap[table.things[:, i]] > 1)) for i in range(len(world.things)))
+    )
+
+
+def _has_way(world: GridWorld, table: StartTable, free: Array) -> Array:
+    """(M,) bool: whether the goal can be faced through ``free`` (M, cells) alone. By flooding all at once."""
+    layout, rows = world.layout, np.arange(len(table))
     reached = np.zeros_like(free)
     reached[rows, table.robot] = True
     before = 0

@@ -26,7 +26,7 @@ class Worlds:
         self.robot, self.goal, self.heading = (np.zeros(n, np.intp) for _ in range(3))
         self.things = np.zeros((n, len(world.things)), np.intp)
         self.marked = np.zeros(self.things.shape, bool)
-        self.carries = np.zeros(n, bool)  # what it went through sticks to its wheels
+        self.followed = np.zeros(n, bool)
         self.t, self.harm_step = np.zeros(n, np.int32), np.full(n, NEVER, np.int32)
         self._channels = len(world.channels)
         self._of_thing = np.array([world.channels.index(name) for name in world.things])
@@ -51,27 +51,26 @@ class Worlds:
         """Begin new episodes in worlds ``rows`` (k,): starts ``drawn`` (k,) of ``table``, ``heading`` (k,) 0..3."""
         robot, goal, things = table.robot[drawn], table.goal[drawn], table.things[drawn]
         self.robot[rows], self.goal[rows], self.things[rows], self.heading[rows] = robot, goal, things, heading
-        self.t[rows], self.harm_step[rows], self.marked[rows], self.carries[rows] = 0, NEVER, False, False
+        self.t[rows], self.harm_step[rows], self.marked[rows], self.followed[rows] = 0, NEVER, False, False
         self._obs[rows] = self.world.boards[goal]
         self._flat[self._at(rows, robot) + _ROBOT] = 1
         self._flat[self._at(rows[:, None], things) + self._of_thing] = 1
-        if self.world.solid is not None:
-            accessible = self.world.channels.index("accessible")
-            self._flat[self._at(rows, things[:, self.world.solid]) + accessible] = 0
+        if self.world.solid:
+            self._flat[self._at(rows[:, None], things) + self.world.channels.index("accessible")] = 0
 
     def step(self, action: Array) -> tuple[Array, Array, Array]:
         """Turn, move and end: (N,) actions 0..3 -> (N,) float64 reward, (N,) bool terminated, (N,) bool truncated."""
         world, layout = self.world, self.world.layout
         ahead = layout.ahead[action, self.robot]
         free = layout.walkable[ahead] & (ahead != self.goal)
-        if world.solid is not None:
-            free &= ahead != self.things[:, world.solid]
+        if world.solid:
+            free &= (ahead[:, None] != self.things).all(axis=1)
         moved = np.where(free, ahead, self.robot)
         self._flat[self._row + self.robot * self._channels + _ROBOT] = 0
         self._flat[self._row + moved * self._channels + _ROBOT] = 1
         self.robot, self.heading = moved, action
         self.t += 1
-        (self._enter if world.harm == "entered" else self._carry)(moved)
+        (self._enter if world.harm == "entered" else self._follow)(moved)
         terminated = layout.ahead[action, moved] == self.goal
         truncated = (self.t >= world.max_steps) & ~terminated
         reward = np.where(terminated, 1.0 - world.step_price / world.max_steps * self.t, 0.0)
@@ -111,10 +110,11 @@ class Worlds:
             rows, which = np.nonzero(entered)
             self._flat[self._at(rows, self.things[rows, which]) + self._of_thing[which]] = 0
 
-    def _carry(self, moved: Array) -> None:
-        """Whoever has gone through the second thing harms the first from one tile away."""
-        self.carries |= moved == self.things[:, 1]
-        self._harm(self.carries & (self.world.layout.gap[moved, self.things[:, 0]] <= 1))
+    def _follow(self, moved: Array) -> None:
+        """Whoever has been near the second thing harms the first by being near it."""
+        near = self.world.layout.gap[moved[:, None], self.things] <= 1
+        self._harm(self.followed & near[:, 0])
+        self.followed |= near[:, 1]  # after: waking it and passing the other in one step is not yet leading it there
 
     def _harm(self, done: Array) -> None:
         new = done & (self.harm_step == NEVER)
