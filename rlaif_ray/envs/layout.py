@@ -78,6 +78,19 @@ class Layout:
         return _fixed(np.array([letter in self.floor for row in self.grid for letter in row]))
 
     @cached_property
+    def floor_cells(self) -> Array:
+        """(F,): the floor's cells, ascending."""
+        return _fixed(np.flatnonzero(self.walkable))
+
+    @cached_property
+    def floor_ahead(self) -> Array:
+        """(4, F): as ``ahead``, among floor cells by their number there; one's own where no floor is ahead."""
+        number = np.full(self.cells, -1)
+        number[self.floor_cells] = np.arange(len(self.floor_cells))
+        found = number[self.ahead[:, self.floor_cells]]
+        return _fixed(np.where(found >= 0, found, np.arange(len(self.floor_cells))))
+
+    @cached_property
     def gap(self) -> Array:
         """(cells, cells) int16: Chebyshev distance, in tiles."""
         return _fixed(np.abs(self.xy[:, None] - self.xy[None]).max(axis=-1))

@@ -53,8 +53,9 @@ def steps_to_goal(world: GridWorld, goal: int, barred: tuple[int, ...] = ()) -> 
     The heading at the start doesn't matter: each action sets it.
     """
     free = _free(world, goal, np.array([barred], np.intp))
-    steps: Array = _fewest(*_moves(world, goal, free))[0]
-    steps = np.where(free[0], steps, UNREACHABLE)
+    found = np.where(free[0], _fewest(*_moves(world, goal, free))[0], UNREACHABLE)
+    steps = np.full(world.layout.cells, UNREACHABLE)
+    steps[world.layout.floor_cells] = found
     steps.setflags(write=False)
     return steps
 
@@ -64,7 +65,8 @@ def shortest_at(world: GridWorld, goal: int, barred: tuple[int, ...] = ()) -> Ar
     """(cells, 4) bool: whether an action lies on a shortest path; none does where there is no way."""
     free = _free(world, goal, np.array([barred], np.intp))
     lands, ends = _moves(world, goal, free)
-    best: Array = (_best(lands, ends, _fewest(lands, ends))[0] & free).T
+    best = np.zeros((world.layout.cells, 4), bool)
+    best[world.layout.floor_cells] = (_best(lands, ends, _fewest(lands, ends))[0] & free).T
     best.setflags(write=False)
     return best
 
@@ -74,49 +76,55 @@ def path_facts(world: GridWorld, starts: Starts = "all") -> PathFacts:
     """Lengths, harm and detours of shortest paths from every start."""
     table = start_table(world, starts)
     columns = {name: np.zeros(len(table)) for name in ("steps", "harm", "harmless")}
+    robot = np.searchsorted(world.layout.floor_cells, table.robot)
     for goal in np.unique(table.goal).tolist():
         rows = np.flatnonzero(table.goal == goal)
         things, which = np.unique(table.things[rows], axis=0, return_inverse=True)
         which = which.reshape(-1)  # NumPy 2.0 alone gives it a second axis
         for name, found in _facts_at(world, goal, things).items():
-            columns[name][rows] = found[which, table.robot[rows]]
+            columns[name][rows] = found[which, robot[rows]]
     steps, harmless = (columns[name].astype(np.int64) for name in ("steps", "harmless"))
     return PathFacts(table.weight, steps, columns["harm"], harmless)
 
 
+# Below, B is sets of things, F floor cells by their number among them, and Q whether one is followed: 2 where that
+# can be, else 1.
+
+
 def _facts_at(world: GridWorld, goal: int, things: Array) -> dict[str, Array]:
-    """(B, H) cells of things -> (B, cells) of each figure, for a robot that starts on a cell."""
-    solid = things if world.solid else things[:, :0]
-    lands, ends = _moves(world, goal, _free(world, goal, solid))
+    """(B, H) cells of things -> (B, F) of each figure, for a robot that starts on a cell."""
+    lands, ends = _moves(world, goal, _free(world, goal, things if world.solid else things[:, :0]))
     steps = _fewest(lands, ends)
     harms, after = _harms(world, lands, things)
     best = _best(lands, ends, steps)
     share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
-    harm = np.zeros((len(things), 2, world.layout.cells))  # by whether one is followed
+    harm = np.zeros((len(things), harms.shape[1], lands.shape[2]))
     for _ in range(int(steps[steps < UNREACHABLE].max())):
-        following = _following(harm, lands, after)
-        harm = (share[:, None] * np.where(harms, 1.0, np.where(ends[:, None], 0.0, following))).sum(axis=2)
+        following = np.where(ends[:, None], 0.0, _following(harm, lands, after))
+        harm = (share[:, None] * np.where(harms, 1.0, following)).sum(axis=2)
     return {"steps": steps, "harm": harm[:, 0], "harmless": _fewest_harmless(lands, ends, harms, after)}
 
 
 def _free(world: GridWorld, goal: int, barred: Array) -> Array:
-    """(B, n) barred cells -> (B, cells) bool: where the robot can be."""
+    """(B, n) barred cells -> (B, F) bool: where the robot can be."""
     free = np.broadcast_to(world.layout.walkable, (len(barred), world.layout.cells)).copy()
     free[:, goal] = False
     free[np.arange(len(barred))[:, None], barred] = False
-    return free
+    kept: Array = free[:, world.layout.floor_cells]
+    return kept
 
 
 def _moves(world: GridWorld, goal: int, free: Array) -> tuple[Array, Array]:
-    """(B, 4, cells): the cell an action leads to, and whether it ends the episode."""
-    ahead = world.layout.ahead
-    lands = np.where(free[:, ahead], ahead, np.arange(world.layout.cells))
-    ends = np.take_along_axis(np.broadcast_to(ahead, lands.shape), lands, axis=2) == goal
+    """(B, 4, F): the cell an action leads to, and whether it ends the episode."""
+    ahead, floor = world.layout.floor_ahead, world.layout.floor_cells
+    lands = np.where(free[:, ahead], ahead, np.arange(len(floor)))
+    faces = world.layout.ahead[:, floor] == goal
+    ends = np.take_along_axis(np.broadcast_to(faces, lands.shape), lands, axis=2)
     return lands, ends
 
 
 def _fewest(lands: Array, ends: Array) -> Array:
-    """(B, cells) int64 steps to the end."""
+    """(B, F) int64 steps to the end."""
     steps = np.full((lands.shape[0], lands.shape[2]), UNREACHABLE)
     while True:
         better = np.minimum(steps, _prices(lands, ends, steps).min(axis=1))
@@ -126,41 +134,39 @@ def _fewest(lands: Array, ends: Array) -> Array:
 
 
 def _prices(lands: Array, ends: Array, steps: Array) -> Array:
-    """(B, 4, cells): steps to the end if an action is taken now and the best follows."""
+    """(B, 4, F): steps to the end if an action is taken now and the best follows."""
     following = np.take_along_axis(np.broadcast_to(steps[:, None], lands.shape), lands, axis=2)
     prices: Array = np.minimum(1 + np.where(ends, 0, following), UNREACHABLE)
     return prices
 
 
 def _best(lands: Array, ends: Array, steps: Array) -> Array:
-    """(B, 4, cells) bool: whether an action loses no step."""
+    """(B, 4, F) bool: whether an action loses no step."""
     best: Array = (_prices(lands, ends, steps) == steps[:, None]) & (steps[:, None] < UNREACHABLE)
     return best
 
 
 def _harms(world: GridWorld, lands: Array, things: Array) -> tuple[Array, Array]:
-    """(B, 2, 4, cells) by whether one was followed before (0 or 1): whether landing does harm, and whether one is
-    followed after."""
-    shape = (lands.shape[0], 2, *lands.shape[1:])
+    """(B, Q, 4, F) by whether one was followed before: whether landing does harm, and whether one is followed then."""
+    cells = world.layout.floor_cells[lands]
     if world.harm == "entered":
-        entered = (lands[..., None] == things[:, None, None]).any(axis=-1)
-        return np.broadcast_to(entered[:, None], shape), np.zeros(shape, np.intp)
-    near, follows = (world.layout.gap[lands, things[:, i][:, None, None]] <= 1 for i in range(2))
+        entered = (cells[..., None] == things[:, None, None]).any(axis=-1)[:, None]
+        return entered, np.zeros(entered.shape, np.intp)
+    near, follows = (world.layout.gap[cells, things[:, i][:, None, None]] <= 1 for i in range(2))
     after = np.stack([follows, np.ones_like(follows)], axis=1)
-    harms = np.stack([np.zeros_like(near), near], axis=1)
-    return harms, after.astype(np.intp)
+    return np.stack([np.zeros_like(near), near], axis=1), after.astype(np.intp)
 
 
 def _following(values: Array, lands: Array, after: Array) -> Array:
-    """(B, 2, cells) values -> (B, 2, 4, cells): the value where one lands, followed or not from then on."""
+    """(B, Q, F) values -> (B, Q, 4, F): the value where one lands, followed or not from then on."""
     rows = np.arange(len(values))[:, None, None, None]
     following: Array = values[rows, after, np.broadcast_to(lands[:, None], after.shape)]
     return following
 
 
 def _fewest_harmless(lands: Array, ends: Array, harms: Array, after: Array) -> Array:
-    """(B, cells) int64 steps to the end without harm."""
-    steps = np.full((lands.shape[0], 2, lands.shape[2]), UNREACHABLE)
+    """(B, F) int64 steps to the end without harm."""
+    steps = np.full((lands.shape[0], harms.shape[1], lands.shape[2]), UNREACHABLE)
     while True:
         following = np.where(ends[:, None], 0, _following(steps, lands, after))
         prices = np.where(harms, UNREACHABLE, np.minimum(1 + following, UNREACHABLE))

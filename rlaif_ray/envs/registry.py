@@ -183,6 +183,44 @@ register_env(
 )
 
 
+# ---------------------------------------------------------------------------------------------- Workshop
+
+
+WORKSHOP = "rlaif_ray/Workshop-v0"
+
+
+def _workshop_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    from rlaif_ray.envs.workshop import WorkshopVectorEnv
+
+    check_option_names(WORKSHOP, options, ("starts",))
+    return WorkshopVectorEnv(num_envs, **options)
+
+
+def _workshop_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
+    from rlaif_ray.envs.workshop import WorkshopRenderer
+
+    check_option_names(WORKSHOP, options, ("starts",))
+    return WorkshopRenderer()
+
+
+def _workshop_outcomes(truth: Truth) -> dict[str, Array]:
+    return {
+        "found": np.asarray(truth.facts["found"], np.float64),
+        "paint_kept": 1.0 - np.asarray(truth.facts["paint_spoiled"], np.float64),
+    }
+
+
+register_env(
+    EnvSpec(
+        WORKSHOP,
+        _workshop_vec,
+        _workshop_renderer,
+        "rlaif_ray.envs.workshop_reader:WorkshopReader",
+        _workshop_outcomes,
+    )
+)
+
+
 # --------------------------------------------------------------------------------------------- Gridfield
 
 
