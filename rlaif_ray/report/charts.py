@@ -14,6 +14,7 @@ import numpy as np
 
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.report.telling import TELLINGS
 from rlaif_ray.types import Array
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def outcome_chart(record: RunRecord) -> str | None:
     if not record.has("steps"):
         return None
     figure, (task, feedback) = blank_figure(2)
-    _line(task, record, "truth/found", "fruit found (truth)", BLUE, scale=100)
+    telling = next((one for one in TELLINGS if record.has(f"truth/{one.outcome}")), TELLINGS[0])
+    _line(task, record, "truth/found", f"{telling.goal} found (truth)", BLUE, scale=100)
     _line(task, record, "task/episode_return_mean", "task return x 100 (proxy)", ORANGE, scale=100, dashed=True)
     _percent_axis(task, "The task: truth and proxy")
-    _line(feedback, record, "truth/cat_survived", "cat survives (truth)", BLUE, scale=100)
+    _line(feedback, record, f"truth/{telling.outcome}", f"{telling.unharmed} (truth)", BLUE, scale=100)
     _line(feedback, record, "rm/score_mean", "reward model's belief (proxy)", GREEN, scale=100, dashed=True)
     _line(feedback, record, "feedback/approval_rate", "judge approves (proxy)", RED, scale=100, dashed=True, mean=True)
     _percent_axis(feedback, "The value: truth and proxy")
