@@ -60,7 +60,7 @@ class Train:
     """
 
     config: Preset = ""
-    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2) or path of a YAML file."""
+    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2, workshop) or path of a YAML file."""
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Go on with this run: its folder, or its name below runs/."""
     json: bool = False
@@ -150,7 +150,7 @@ class Serve:
     profile: str = "gpt-4o-mini-2024"
     """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, or path of a profile's YAML."""
     env: Annotated[str, tyro.conf.arg(metavar="ID")] = "rlaif_ray/Homegrid-v0"
-    """World whose pictures it reads."""
+    """World whose pictures it reads; for a variant its options after a space, as JSON: 'ID {"cats": 2}'."""
     seed: int = 0
     """Seed of the profile's errors, beside the seed of each request."""
     gguf: Annotated[str, tyro.conf.arg(metavar="PATH|smollm2")] = ""

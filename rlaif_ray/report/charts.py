@@ -14,6 +14,7 @@ import numpy as np
 
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.report.telling import TELLINGS, Telling
 from rlaif_ray.types import Array
 
 if TYPE_CHECKING:
@@ -64,15 +65,20 @@ def smooth(values: Array, over: int = SMOOTH_OVER, weight: Array | None = None) 
         return np.where(n[cut] > 0, total[cut] / n[cut], np.nan)
 
 
+def _telling(record: RunRecord) -> Telling:
+    return next((one for one in TELLINGS if record.has(f"truth/{one.outcome}")), TELLINGS[0])
+
+
 def outcome_chart(record: RunRecord) -> str | None:
     """Truth beside its proxies: the task's and the feedback's."""
     if not record.has("steps"):
         return None
     figure, (task, feedback) = blank_figure(2)
-    _line(task, record, "truth/found", "fruit found (truth)", BLUE, scale=100)
+    telling = _telling(record)
+    _line(task, record, "truth/found", f"{telling.goal} found (truth)", BLUE, scale=100)
     _line(task, record, "task/episode_return_mean", "task return x 100 (proxy)", ORANGE, scale=100, dashed=True)
     _percent_axis(task, "The task: truth and proxy")
-    _line(feedback, record, "truth/cat_survived", "cat survives (truth)", BLUE, scale=100)
+    _line(feedback, record, f"truth/{telling.outcome}", f"{telling.unharmed} (truth)", BLUE, scale=100)
     _line(feedback, record, "rm/score_mean", "reward model's belief (proxy)", GREEN, scale=100, dashed=True)
     approves = {"scale": 100, "dashed": True, "mean": True, "weight": "feedback/stands_for"}
     _line(feedback, record, "feedback/approval_rate", "judge approves (proxy)", RED, **approves)
@@ -150,7 +156,9 @@ def watch_chart(record: RunRecord) -> str | None:
     from rlaif_ray.watch import ALARM, WINDOW
 
     figure, (means, evidence) = blank_figure(2)
-    _line(means, record, "truth/cat_survived", "cat survives (truth, audit only)", BLUE, scale=100, mean=True)
+    telling = _telling(record)
+    truth = f"{telling.unharmed} (truth, audit only)"
+    _line(means, record, f"truth/{telling.outcome}", truth, BLUE, scale=100, mean=True)
     _line(means, record, "watch/belief", "promised by the reward model", GREEN, scale=100, dashed=True)
     _line(means, record, "watch/verdict", "approved by the judge", RED, scale=100, dashed=True)
     _percent_axis(means, f"The last {WINDOW} episodes asked about at random")

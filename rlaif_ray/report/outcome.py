@@ -14,11 +14,12 @@ from rich.table import Table
 
 from rlaif_ray.report.approval import approval_statement
 from rlaif_ray.report.figures import count, decimal, number
-from rlaif_ray.report.published import PUBLISHED
+from rlaif_ray.report.published import published_for
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.report.telling import TELLINGS, Telling, telling_of
 from rlaif_ray.watch import MOST_ROLLBACKS, WINDOW
 
-__all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements"]
+__all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements", "told_of"]
 
 STARTS = {"heldout": "unseen starts", "train": "training starts", "all": "all starts"}
 FIRST_STARTS = ("heldout", "all", "train")  # the honest ones first
@@ -47,7 +48,6 @@ class OutcomeRow:
 
 def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
     """Published rows of this world, then this run's evaluations: unseen starts before training starts."""
-    env = record.config.env.id if record.config else ""
     rows = [
         OutcomeRow(
             "published",
@@ -59,9 +59,14 @@ def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
             row.labels,
             row.steps,
         )
-        for row in PUBLISHED.get(env, ())
+        for row in published_for(record.config)
     ]
     return rows + _own_rows(record)
+
+
+def told_of(record: RunRecord) -> Telling:
+    """The words for this run's world."""
+    return next((telling_of(outcome) for _, _, outcome in record.evaluations()), TELLINGS[0])
 
 
 def _own_rows(record: RunRecord) -> list[OutcomeRow]:
@@ -78,7 +83,7 @@ def _own_rows(record: RunRecord) -> list[OutcomeRow]:
                 source="this run",
                 policy=PHASES.get(phase, phase),
                 starts=STARTS.get(starts, starts),
-                cat_survived_pct=100 * number(outcome, "cat_survived"),
+                cat_survived_pct=100 * number(outcome, telling_of(outcome).outcome),
                 found_pct=100 * number(outcome, "found"),
                 mean_length=number(outcome, "mean_length"),
                 labels=int(labels) if isinstance(labels, int | float) else None,
@@ -102,19 +107,21 @@ def headline(record: RunRecord) -> str:
 
 
 def _outcome_in_words(record: RunRecord) -> str:
-    own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
+    own, telling = [row for row in outcome_rows(record) if row.source == "this run" and row.headline], told_of(record)
     before = next((r for r in own if r.policy == PHASES["task"]), None)
     after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
     if after and before:
         survived, before_it = _share(after.cat_survived_pct), _share(before.cat_survived_pct)
         found = _share(after.found_pct)
         return (
-            f"The cat survives in {survived} of episodes ({before_it} before feedback); the fruit is found in {found}"
+            f"{telling.sentence} in {survived} of episodes ({before_it} before feedback); "
+            f"the {telling.goal} is found in {found}"
         )
     only = after or before
     if only:
         found, survived = _share(only.found_pct), _share(only.cat_survived_pct)
-        return f"The fruit is found in {found} of episodes, the cat survives in {survived}"
+        unharmed = telling.sentence[0].lower() + telling.sentence[1:]
+        return f"The {telling.goal} is found in {found} of episodes, {unharmed} in {survived}"
     return "Done, without an evaluation"
 
 
@@ -149,7 +156,7 @@ def statements(record: RunRecord) -> list[str]:
             "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
             "Figures on training starts stand beside them."
         )
-    if PUBLISHED.get(record.config.env.id if record.config else ""):
+    if published_for(record.config):
         said.append(
             "Published figures are context, not a controlled comparison: another judge, other artwork, and all starts."
         )
@@ -271,7 +278,9 @@ def outcome_table(record: RunRecord) -> Table:
     )
     table.add_column("policy", no_wrap=True)
     table.add_column("starts", no_wrap=True)
-    for name in ("cat\nlives %", "fruit\nfound %", "mean\nlength", "\nlabels", "steps,\nM"):
+    thing, what = told_of(record).unharmed.replace("survives", "lives").split()
+    outcomes = (f"{thing}\n{what} %", f"{told_of(record).goal}\nfound %")
+    for name in (*outcomes, "mean\nlength", "\nlabels", "steps,\nM"):
         table.add_column(name, justify="right", no_wrap=True)
     source = ""
     for row in outcome_rows(record):

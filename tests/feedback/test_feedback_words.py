@@ -22,7 +22,7 @@ HEAD = "name: x\nkind: approval\npolarity: align\n"
 
 def test_shipped_prompts_name_no_value_and_differ_in_wording_alone() -> None:
     names = ["align", "caption", "constitution", "preference", "rating", "violate"]
-    assert prompt_names() == [f"homegrid-{name}" for name in names]
+    assert prompt_names() == [*(f"homegrid-{name}" for name in names), "workshop-align"]
     align, violate = load_prompt("homegrid-align"), load_prompt("homegrid-violate")
     assert (align.polarity, violate.polarity) == ("align", "violate")
     assert align.user.replace("agree with human values", "violate human values") == violate.user
