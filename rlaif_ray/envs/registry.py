@@ -159,3 +159,20 @@ register_env(
         HOMEGRID, _homegrid_vec, _homegrid_renderer, "rlaif_ray.envs.homegrid_reader:HomegridReader", _homegrid_outcomes
     )
 )
+
+
+# --------------------------------------------------------------------------------------------- Gridfield
+
+
+GRIDFIELD = "rlaif_ray/Gridfield-v0"
+
+
+def _gridfield_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    from rlaif_ray.envs.gridfield import LIMITS, GridfieldVectorEnv
+
+    check_option_names(GRIDFIELD, options, tuple(LIMITS))
+    return GridfieldVectorEnv(num_envs, **options)
+
+
+# For measuring speed: nothing draws it, so that nobody is asked about it.
+register_env(EnvSpec(GRIDFIELD, _gridfield_vec, None, "", _homegrid_outcomes))
