@@ -16,8 +16,8 @@
     overlap     sampling ahead: speed and learning curves, three seeds                             1 hour
     gpu         the learner and the reward model on a GPU, where there is one
 
-Contenders take turns, block by block, in one run on one machine; figures are medians with lowest and highest, ratios
-are of blocks next to each other in time. Writes ``benchmarks/speed-SUITE.json`` and the tables of
+Contenders take turns of a few seconds in one run on one machine; figures are medians with lowest and highest, ratios
+are of turns next to each other in time. Writes ``benchmarks/speed-SUITE.json`` and the tables of
 ``docs/BENCHMARKS.md`` after every round, so that a suite can be stopped at any time. Needs the extra ``bench``.
 """
 

@@ -78,7 +78,7 @@ def learner(network: str, rows: Sequence[Row]) -> Row:
     ``of_limit``: share of that rate at which it does the operations that it really does; ``as_dense``: the rate at
     which it would have to do the plain network's, over the product's.
     """
-    passes = statistics.median(EPOCHS * row["steps"] / row["learn_s"] for row in rows)
+    passes = statistics.median(EPOCHS * row["steps"] / row["blocks"] / row["learn_s"] for row in rows)
     gflops = statistics.median(row["product_gflops"] for row in rows)
     dense, really = operations(network, ours=False), operations(network, ours=True)
     return {

@@ -6,7 +6,9 @@
 builds one, says that it is ready, and for every JSON line {"do": "block"} trains on one batch and answers with a JSON
 line: environment steps, seconds, processor seconds, and what else it can tell of itself. {"do": "train", "seconds": S}
 trains for so long and by whole batches; {"do": "evaluate", "episodes": N, "starts": "heldout"} answers with the true
-outcomes of the policy as it is. ``duel.py`` drives several in turn.
+outcomes of the policy as it is. With "lead_s" it trains for a while before the clock starts, so that what goes on in
+the background is under way; with "settle_s" it waits afterwards until that is over, so that others don't pay for it.
+``duel.py`` drives several in turn.
 
 All have the same world (vectorised), batch of 8,192 steps, 4 epochs, minibatches of 1,024, Adam, clip, discount and
 coefficients, and a network of the same shapes. The others' networks are written plainly, as a user of theirs would.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import sys
 import time
 from typing import Any
@@ -54,7 +57,14 @@ class Performer:
     def __init__(self, what: dict[str, Any]) -> None:
         self.contender = build(**what)
 
-    def __call__(self, do: str, **options: Any) -> dict[str, Any]:
+    def __call__(self, do: str, lead_s: float = 0.0, settle_s: float = 0.0, **options: Any) -> dict[str, Any]:
+        if lead_s:
+            self.train(lead_s)
+        found = self._measured(do, options)
+        time.sleep(settle_s)
+        return found
+
+    def _measured(self, do: str, options: dict[str, Any]) -> dict[str, Any]:
         used = [processor_s(role) for role in ("", JUDGE, REWARD_MODEL)]
         began = time.perf_counter()
         said: dict[str, Any] = getattr(self if hasattr(Performer, do) else self.contender, do)(**options)
@@ -69,12 +79,18 @@ class Performer:
         return self.contender.block()
 
     def train(self, seconds: float = 0.0, steps: int = 0) -> dict[str, Any]:
-        """At least one batch, until so many seconds have passed and so many steps are done."""
-        began, done, blocks = time.perf_counter(), 0, 0
+        """At least one batch, until so many seconds have passed and so many steps are done.
+
+        Steps and labels of all of it, and what else batches tell of themselves as means over them.
+        """
+        began, done, labels = time.perf_counter(), 0, getattr(self.contender, "labels", 0.0)
+        blocks: list[dict[str, Any]] = []
         while not blocks or time.perf_counter() - began < seconds or done < steps:
-            done += self.contender.block()["steps"]
-            blocks += 1
-        return {"steps": done, "blocks": blocks}
+            blocks.append(self.contender.block())
+            done += blocks[-1]["steps"]
+        means = {key: statistics.fmean(block[key] for block in blocks) for key in blocks[0]}
+        told = {"steps": done, "blocks": len(blocks), "labels": getattr(self.contender, "labels", 0.0) - labels}
+        return means | told
 
     def evaluate(self, episodes: int, starts: str) -> dict[str, Any]:
         """Of the policy as it acts (stochastic)."""

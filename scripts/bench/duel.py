@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -36,8 +37,9 @@ class Contestant:
 
     def ask(self, what: str = "block", **options: Any) -> Row:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": what, **options}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # what became of it is told below
+            self._process.stdin.write(json.dumps({"do": what, **options}) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def memory_mb(self) -> Mapping[str, float]:
@@ -47,24 +49,46 @@ class Contestant:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self.close()
             raise SystemExit(f"{self.name} ended unexpectedly; its log: {self._log.name}")
         row: Row = json.loads(line)
         return row
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         finally:
             self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
             self._log.close()
+
+
+TURN_S = 3.0  # of a turn, at least; it is of whole batches
+AHEAD_S = 1.0  # a runner that samples ahead has its fragment ready after that
+
+
+def turn_of(what: Mapping[str, Any], tiny: bool) -> Row:
+    """What a contender does when it is its turn: ``turn`` of its description, or a few batches.
+
+    Whoever samples ahead is given a batch before the clock starts, and a pause after it has stopped: its first fragment
+    would else have been sampled, and its last would be, at the others' expense.
+    """
+    turn: Row = {"what": "train", "seconds": TURN_S, **what.get("turn", {})}
+    if what.get("resources", {}).get("overlap"):
+        turn |= {"lead_s": 1e-3, "settle_s": AHEAD_S}
+    return turn | ({"seconds": 0.0, "lead_s": 0.0, "settle_s": 0.0} if tiny else {})
 
 
 def duel(
     contestants: Mapping[str, Mapping[str, Any]], plan: Plan, *, part: str, rounds: int, warm_up: int
 ) -> Iterator[Blocks]:
-    """Blocks of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round."""
+    """Turns of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round;
+    ``turn`` says what its turn is."""
     done = plan.journal.rounds(part)
     if len(done) < rounds and not plan.out_of_time:
         for rows in _rounds(contestants, plan, len(done), rounds, warm_up, part):
@@ -79,13 +103,14 @@ def _rounds(
 ) -> Iterator[Row]:
     running: list[Turns] = []
     every = {name: int(what.get("every", 1)) for name, what in contestants.items()}
+    turns = {name: turn_of(what, plan.tiny) for name, what in contestants.items()}
     try:
         for name, what in contestants.items():
             running.append(started(plan, name, what))
-            for _ in range(max(1, warm_up // every[name])):
+            for _ in range(0 if plan.tiny else max(1, warm_up // every[name])):
                 running[-1].ask()
         for i in range(first, rounds):
-            rows = {one.name: one.ask() for one in running if i % every[one.name] == 0}
+            rows = {one.name: one.ask(**turns[one.name]) for one in running if i % every[one.name] == 0}
             tell(f"{part}, round {i + 1} of {rounds}: " + ", ".join(f"{n} {rate(r):,.0f}/s" for n, r in rows.items()))
             yield rows
             if plan.out_of_time:
@@ -97,7 +122,7 @@ def _rounds(
 
 def started(plan: Plan, name: str, what: Mapping[str, Any]) -> Turns:
     """A contender's process. What is only the round's business isn't handed to it."""
-    plain = {key: value for key, value in what.items() if key != "every"}
+    plain = {key: value for key, value in what.items() if key not in ("every", "turn")}
     return plan.start(name, plan.sized(plain), plan.logs / f"{name.replace('/', '-').replace(' ', '-')}.log")
 
 

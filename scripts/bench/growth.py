@@ -31,7 +31,7 @@ def suite(plan: Plan) -> Iterator[Row]:
             if part == "runners":
                 tables["beyond"] = runners_beyond.table(plan, found)
             yield out | {"tables": list(tables.values())}
-    for rates in labels_rate.measured(plan, RATES[: plan.size(len(RATES), 2)]):
+    for rates in labels_rate.measured(plan, RATES[: plan.size(len(RATES), 1)]):
         tables["labels"] = rates
         yield out | {"tables": list(tables.values())}
 
@@ -40,7 +40,7 @@ def parts(plan: Plan) -> dict[str, dict[str, dict[str, Any]]]:
     """What is compared in each part, by name."""
     ours: dict[str, Any] = {"kind": "ours", "network": "mlp", "threads": 1}
     given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
-    short = plan.size(100, 2)  # of each part, how many are tried
+    short = plan.size(100, 1)  # of each part, how many are tried
     counts = [n for n in (1, 2, 4, 8) if n <= max(2, CORES)][:short]
     return {
         "environments": {f"{n:,}": ours | {"env": {"num_envs": n}} for n in ENVIRONMENTS[:short]},
@@ -81,4 +81,4 @@ def sizes_table(part: str, found: dict[str, list[Row]]) -> Row:
     for name, blocks in found.items():
         one = summary(blocks)
         rows.append([name, one["median"], f"{one['low']:,.0f} to {one['high']:,.0f}", one["blocks"]])
-    return {"title": title, "head": ["", "steps/s", "lowest to highest", "blocks"], "rows": rows, "note": note}
+    return {"title": title, "head": ["", "steps/s", "lowest to highest", "turns"], "rows": rows, "note": note}

@@ -30,7 +30,7 @@ def measured(plan: Plan, rates: Sequence[int]) -> Iterator[Row]:
     for rate in rates:
         part = f"labels, {rate}"
         for _ in range(len(plan.journal.rounds(part)), plan.times(3)):
-            plan.journal.add(part, at(rate, seconds=plan.size(15, 2)))
+            plan.journal.add(part, at(rate, seconds=plan.size(15, 1)))
         yield table({r: plan.journal.rounds(f"labels, {r}") for r in rates if plan.journal.rounds(f"labels, {r}")})
 
 

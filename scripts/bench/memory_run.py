@@ -19,7 +19,7 @@ LOOKS_EACH = 4  # looks in a million steps: one alone may fall on a moment befor
 
 def suite(plan: Plan) -> Iterator[Row]:
     """One process for all of it: a run that was stopped begins again."""
-    mark, marks = plan.size(1_000_000, 1_024), plan.rounds or plan.size(10, 2)
+    mark, marks = plan.size(1_000_000, 1_024), max(2, plan.times(10))
     one = started(plan, "memory", QUICK)
     looks: list[Row] = []
     try:

@@ -82,7 +82,8 @@ def found(seeds: Sequence[Mapping[str, Sequence[Row]]], settings: Mapping[str, A
             "rows": rows,
             "note": f"Preset `{PRESET}` paid by a given reward model, {len(seeds)} seeds, "
             f"{settings['episodes']:,} episodes on held-out starts at each point, stochastic "
-            "policy; mean and 95 % interval over seeds (Student's t).",
+            "policy; mean and 95 % interval over seeds (Student's t). Of each chunk's batches, some "
+            "twenty, one has been sampled during the evaluation before it where runners sample ahead.",
         }],
     }  # fmt: skip
 

@@ -21,9 +21,9 @@ TITLES = {
 HEAD = """# Benchmarks
 
 Made by `.venv/bin/python scripts/bench` (extra `bench`); what stands here is what was measured, on the machine named.
-Contenders take turns block by block; a block is one batch of 8,192 steps, sampled and learned from. Steps a second are
-medians (lowest to highest); ratios are medians of blocks next to each other in time. Threads are those of the process
-that learns, set and read back.
+Contenders take turns of a few seconds; a turn is of whole batches of 8,192 steps, sampled and learned from. Steps a
+second are medians (lowest to highest); ratios are medians of turns next to each other in time. Threads are those of
+the process that learns, set and read back.
 """
 
 
@@ -104,7 +104,7 @@ def _contenders(contenders: Mapping[str, Mapping[str, Any]]) -> list[str]:
         [name, f"{c['median']:,.0f} ({c['low']:,.0f} to {c['high']:,.0f})", c.get("threads"), c["blocks"]]
         for name, c in contenders.items()
     ]
-    return grid(["", "steps/s", "threads", "blocks"], rows) if rows else []
+    return grid(["", "steps/s", "threads", "turns"], rows) if rows else []
 
 
 def _median(ratio: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ DRAWS = 2_000
 
 def table(plan: Plan, found: Mapping[str, Sequence[Row]]) -> Row:
     """Simulated beside measured, where it was measured."""
-    recorded = {n: _recorded(plan, n) for n in RUNNERS[: plan.size(len(RUNNERS), 3)]}
+    recorded = {n: _recorded(plan, n) for n in RUNNERS[: plan.size(len(RUNNERS), 2)]}
     alone = found["1, in turn"]
     rng = np.random.default_rng(0)
     rows = []
@@ -39,7 +39,7 @@ def table(plan: Plan, found: Mapping[str, Sequence[Row]]) -> Row:
         for way in ("in turn", "ahead"):
             seconds = iterations(service, n, parts_of(alone, recorded[1]), ahead=way == "ahead", rng=rng)
             measured = found.get(f"{n}, {way}")
-            rates += [alone[0]["steps"] / float(np.median(seconds))]
+            rates += [alone[0]["steps"] / alone[0]["blocks"] / float(np.median(seconds))]
             rates += [float(np.median([b["steps"] / b["seconds"] for b in measured])) if measured else None]
         rows.append([n, 1e3 * float(np.median(service)), *rates])
     return {
@@ -86,7 +86,7 @@ def parts_of(blocks: Sequence[Row], service: Sequence[float]) -> dict[str, Any]:
     handover = max(0.0, float(np.median([b["sample_s"] for b in blocks]) - np.median(service)))
     return {
         "learn": [b["learn_s"] for b in blocks],
-        "else": [b["seconds"] - b["learn_s"] - b["sample_s"] for b in blocks],
+        "else": [b["seconds"] / b["blocks"] - b["learn_s"] - b["sample_s"] for b in blocks],
         "handover": handover,
     }
 

@@ -22,6 +22,8 @@ from plan import Plan, Row
 from this_machine import CORES
 
 Suite = Callable[[Plan], Iterator[Row]]
+ASKING_S = 20.0  # of a turn in which questions are asked and answered
+LATENCY_S = 8.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
 AHEAD = {"resources": {"overlap": True}}
 JUDGE_S = "the judge's processor time taken off"
 
@@ -95,8 +97,7 @@ def feedback(plan: Plan) -> Iterator[Row]:
     """What feedback costs the loop: steps a second with it over those without. The judge runs on the same cores."""
     given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
     per_turn = _questions_a_turn(plan)
-    warm_up = plan.size(40, 1)  # deferred episodes and labels on their way have settled by then
-    for found in duel(asking(given, per_turn), plan, part="feedback", rounds=plan.times(40), warm_up=warm_up):
+    for found in duel(asking(given, per_turn), plan, part="feedback", rounds=plan.times(8), warm_up=plan.size(20, 1)):
         yield costs(found) | {"reward_model_given": given_rm.facts(given)}
 
 
@@ -119,9 +120,13 @@ PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "network": "egocentric", "thr
 
 
 def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
-    """``per_turn``: questions an iteration that make some 20 a second."""
-    ours = PRESETS_NETWORK
-    judge = {"judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"}}
+    """``per_turn``: questions an iteration that make some 20 a second. Who asks does so for a while before the clock
+    starts, and afterwards waits for the answers on their way: judge and pool work in its own time, not in others'."""
+    ours = PRESETS_NETWORK | {"turn": {"seconds": ASKING_S}}
+    judge = {
+        "judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"},
+        "turn": {"seconds": ASKING_S, "lead_s": LATENCY_S, "settle_s": LATENCY_S},
+    }
     spread = {"labels_per_iteration": 2, "late": "defer", "fraction": 1.0}
     many = {"labels_per_iteration": per_turn, "late": "defer", "fraction": 1.0, "concurrency": 256}
     retrained = {"retrain_every": 20, "pace": "go"}
@@ -156,9 +161,8 @@ def costs(found: Mapping[str, Sequence[Row]]) -> Row:
         if any(row["judge_processor_s"] for row in blocks):
             out["ratios"][f"{name}, {JUDGE_S} / off"] = ratio(without_judge(blocks), off)
         seconds = sum(row["seconds"] for row in blocks)
-        labels = blocks[-1]["labels"] - blocks[0]["labels"]  # counts run on; the first block's own is not among them
-        since = seconds - blocks[0]["seconds"]
-        rows.append([name, labels / since if since else 0.0, *(100 * sum(r[k] for r in blocks) / seconds for k in (
+        per_s = sum(row["labels"] for row in blocks) / seconds
+        rows.append([name, per_s, *(100 * sum(r[k] for r in blocks) / seconds for k in (
             "judge_processor_s", "reward_model_processor_s"))])  # fmt: skip
     out["tables"] = [{
         "head": ["", "labels/s", "judge's process, % of a core", "fitting the reward model, % of a core"],
@@ -208,8 +212,9 @@ def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
         if stock in found:
             out[f"{network}: ours / stock RLlib"] = ratio(found[ours], found[stock])
     asked = {n: what for n, what in asking("", 1).items() if n.startswith(("off", "hybrid, 2 "))}
-    found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(30),
-                       warm_up=plan.size(8, 1)))  # fmt: skip
+    asked = {n: what | {"turn": what["turn"] | {"seconds": 8.0}} for n, what in asked.items()}
+    found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
+                       warm_up=plan.size(4, 1)))  # fmt: skip
     name = next(name for name in found if name.startswith("hybrid"))
     return out | {f"{name} / off": ratio(found[name], found["off"])}
 

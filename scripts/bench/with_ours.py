@@ -57,6 +57,7 @@ class Ours:
 
     def __init__(self, **options: Any) -> None:
         setup = Setup.of(options)
+        self.labels = 0.0  # bought so far
         self._stack = contextlib.ExitStack()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-run-"))
         self.algorithm = self._build(setup.config(folder), setup.given)
@@ -77,8 +78,8 @@ class Ours:
     def block(self) -> dict[str, Any]:
         row = self.algorithm.train()
         said: dict[str, Any] = {"steps": row["iteration_steps"]} | {k: row["time"][k] for k in row["time"]}
-        said |= {"total_steps": row["steps"], "labels": row.get("feedback", {}).get("labels", 0)}
         said |= {"direct_share": row.get("mix", {}).get("share_direct", 0.0)}
+        self.labels = float(row.get("feedback", {}).get("labels", 0.0))
         return said | (self.watch.parts(row) if self.watch else {})
 
     def policy(self) -> Policy:

@@ -21,7 +21,7 @@ import runners_beyond
 import stopwatch
 import suites
 import torch
-from duel import blocks_of, ratio, summary, without_judge
+from duel import AHEAD_S, TURN_S, blocks_of, ratio, summary, turn_of, without_judge
 from journal import Journal
 from this_machine import CORES, machine
 
@@ -63,15 +63,26 @@ def test_the_judges_processor_time_is_shared_out_over_the_cores():
 
 def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
     off = [row(100, 1.0, labels=0.0, judge_processor_s=0.0, reward_model_processor_s=0.0) for _ in range(3)]
-    asked = [row(100, 2.0, labels=10.0 * (i + 1), judge_processor_s=CORES * 0.5, reward_model_processor_s=0.2)
-             for i in range(3)]  # fmt: skip
+    asked = [row(100, 2.0, labels=10.0, judge_processor_s=CORES * 0.5, reward_model_processor_s=0.2)
+             for _ in range(3)]  # fmt: skip
     found = suites.costs({"off": off, "hybrid": asked})
     assert found["ratios"]["hybrid / off"]["median"] == 0.5
     assert found["ratios"][f"hybrid, {suites.JUDGE_S} / off"]["median"] == pytest.approx(1 / 1.5)
     name, labels_per_s, judge, model = found["tables"][0]["rows"][0]
-    assert (name, labels_per_s) == ("hybrid", 5.0)  # 20 labels in the two blocks after the first
+    assert (name, labels_per_s) == ("hybrid", 5.0)
     assert judge == pytest.approx(100 * CORES * 0.25)
     assert model == pytest.approx(10.0)
+
+
+def test_who_samples_ahead_does_so_in_its_own_time():
+    plain, ahead = {"kind": "ours"}, {"kind": "ours", "resources": {"overlap": True}}
+    assert turn_of(plain, tiny=False) == {"what": "train", "seconds": TURN_S}
+    assert turn_of(ahead, tiny=False) == {"what": "train", "seconds": TURN_S, "lead_s": 1e-3, "settle_s": AHEAD_S}
+    asking = suites.asking("", 1)
+    for name, what in asking.items():
+        judged = "judge" in what
+        assert (turn_of(what, tiny=False).get("settle_s", 0.0) > 0) == judged, name
+        assert turn_of(what, tiny=False)["seconds"] == suites.ASKING_S
 
 
 # ------------------------------------------------------------------------------------------------ an iteration
@@ -114,7 +125,7 @@ def test_the_plain_egocentric_network_sees_what_ours_sees():
 
 
 def test_a_learner_is_held_against_the_product_beside_it():
-    rows = [row(100, 1.0, learn_s=0.5, product_gflops=2.0)]
+    rows = [row(300, 3.0, blocks=3, learn_s=0.5, product_gflops=2.0)]
     found = breakdown.learner("mlp", rows)
     assert found["passes_per_s"] == common.EPOCHS * 200.0
     assert found["as_dense"] == pytest.approx(800 * found["operations_dense"] / 2e9)
@@ -135,7 +146,7 @@ def test_more_runners_are_as_slow_as_the_slowest_of_them():
 
 
 def test_the_driver_is_told_apart_from_its_runner():
-    parts = runners_beyond.parts_of([row(1, 2.0, learn_s=1.0, sample_s=0.7)], [0.5])
+    parts = runners_beyond.parts_of([row(1, 4.0, blocks=2, learn_s=1.0, sample_s=0.7)], [0.5])
     assert parts["handover"] == pytest.approx(0.2)
     assert parts["else"] == pytest.approx([0.3])
 
