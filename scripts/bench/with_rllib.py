@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import ray
 import torch
@@ -15,6 +14,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.tune.registry import register_env
 from torch import nn
 
 from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
@@ -72,8 +72,9 @@ class Module(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         return self.critic(embeddings).squeeze(-1)
 
 
-def _vector(num_envs: int, **_: Any) -> NextStep:
-    return NextStep(num_envs)
+def _world(context: Any) -> Any:
+    """One, or as many as RLlib says; Ray's registry takes it to remote runners, gymnasium's would not."""
+    return NextStep(context["num_envs"]) if "num_envs" in context else HomegridEnv(starts="train")
 
 
 class StockRLlib:
@@ -82,7 +83,7 @@ class StockRLlib:
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
             ray.init(num_cpus=4, include_dashboard=False, object_store_memory=400 * 2**20, log_to_driver=False)
-        gymnasium.register(WORLD, entry_point=HomegridEnv, vector_entry_point=_vector)
+        register_env(WORLD, _world)
         config = (
             PPOConfig()
             .environment(WORLD)
