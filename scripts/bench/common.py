@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -46,11 +47,11 @@ class Centred(nn.Module):
 class Heads(nn.Module):
     """A trunk with actor and critic."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: Callable[[Any], Tensor]) -> None:
         super().__init__()
         self.trunk, self.actor, self.critic = trunk, nn.Linear(256, 4), nn.Linear(256, 1)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Any) -> tuple[Tensor, Tensor]:
         embedding = self.trunk(obs)
         return self.actor(embedding), self.critic(embedding)
 

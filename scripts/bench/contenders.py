@@ -33,8 +33,9 @@ JUDGE = "rlaif_ray.feedback.builtin"  # in the command line of the built-in judg
 REWARD_MODEL = "ray::_Worker"  # the reward model's actor, as Ray titles its process
 
 
-def build(kind: str, threads: int = 1, **options: Any) -> Contender:
-    torch.set_num_threads(threads)
+def build(kind: str, threads: int = 0, **options: Any) -> Contender:
+    if threads:
+        torch.set_num_threads(threads)
     if kind == "ours":
         from with_ours import Ours
 

@@ -40,7 +40,7 @@ def watch_copies(algorithm: Any) -> dict[str, Any]:
         return update(batch=batch, **options)
 
     def forward_watched(batch: Any, **options: Any) -> Any:
-        seen.setdefault("minibatch", batch[Columns.OBS])
+        seen.setdefault("minibatch", batch.get(Columns.OBS))  # none: rows of a digest
         return forward(batch, **options)
 
     algorithm._columns, group.update, module.forward_train = columns_watched, update_watched, forward_watched
@@ -63,7 +63,7 @@ def _told(seen: dict[str, Any]) -> dict[str, Any]:
                 np.shares_memory(one, flat) for one in fragments
             ),
             "shuffled": not np.shares_memory(flat, batch),
-            "to the learner's minibatches, once in each epoch": not _within(minibatch, batch),
+            "to the learner's minibatches, once in each epoch": minibatch is not None and not _within(minibatch, batch),
         },
         "batch_mb": batch.nbytes / 1e6,
         "peak_batches": seen["peak"] / batch.nbytes,

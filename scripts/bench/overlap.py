@@ -10,7 +10,6 @@ import numpy as np
 from duel import ratio, started, tell
 from plan import Plan, Row, Turns
 from scipy import stats
-from this_machine import CORES
 
 from rlaif_ray.config import load_config
 
@@ -44,7 +43,7 @@ def suite(plan: Plan) -> Iterator[Row]:
 
 def contestant(on: bool, given: str, seed: int) -> dict[str, Any]:
     return {
-        "kind": "ours", "preset": PRESET, "given": given, "threads": CORES, "runners": 1, "run": {"seed": seed},
+        "kind": "ours", "preset": PRESET, "given": given, "runners": 1, "run": {"seed": seed},
         "resources": {"overlap": on},
     }  # fmt: skip
 

@@ -46,7 +46,7 @@ def suite(plan: Plan) -> Iterator[Row]:
 def contestants(given: str, seed: int) -> dict[str, dict[str, Any]]:
     everybody = {
         OURS: {
-            "kind": "ours", "preset": "homegrid", "given": given, "threads": CORES, "runners": 1, "run": {"seed": seed},
+            "kind": "ours", "preset": "homegrid", "given": given, "runners": 1, "run": {"seed": seed},
         },
         SAME: {"kind": "sb3-preset", "given": given, "threads": CORES, "seed": seed},
     }  # fmt: skip

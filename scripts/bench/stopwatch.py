@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from flops import product_gflops
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, SAMPLE_TIMER
 
@@ -24,8 +25,8 @@ class Stopwatch:
     driver waits for them counts: ``sampled beside`` has the rest.
     """
 
-    def __init__(self, algorithm: Any, threads: int) -> None:
-        self.threads = max(1, threads)
+    def __init__(self, algorithm: Any) -> None:
+        self.threads = torch.get_num_threads()
         self._ahead = bool(algorithm._fleet.ahead)
         self._remote = algorithm.env_runner_group.num_remote_env_runners() > 0
         self._spent: Counter[str] = Counter()

@@ -50,6 +50,7 @@ def candidates(network: str) -> dict[str, dict[str, Any]]:
     sb3 = {"kind": "sb3", "network": network, "threads": CORES}
     everybody: dict[str, dict[str, Any]] = {
         f"ours, {CORES} threads": ours | {"threads": CORES},
+        "ours, 1 thread": ours | {"threads": 1},
         "ours, 1 thread and a runner ahead": ours | {"threads": 1, "runners": 1} | AHEAD,
         f"ours, {CORES} threads and a runner ahead": ours | {"threads": CORES, "runners": 1} | AHEAD,
         f"SB3, 64 envs, {CORES} threads": sb3 | {"envs": 64},
@@ -178,7 +179,7 @@ def gpu(plan: Plan) -> Iterator[Row]:
     if not torch.cuda.is_available():
         yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
         return
-    ours = {"kind": "ours", "threads": CORES}
+    ours = {"kind": "ours"}
     networks = ("mlp", "cnn", "egocentric")
     contestants = {
         f"{network}, {device}": ours | {"network": network, "resources": {"device": device}}

@@ -24,7 +24,7 @@ class Setup:
     over ``preset``."""
 
     network: str = ""  # empty: the preset's
-    threads: int = 1  # of the learner
+    threads: int = 0  # of the learner; 0: as many as a run takes by itself
     runners: int = 0
     preset: str = ""
     given: str = ""  # file of ``given_rm``, whose model scores every episode while nobody is asked
@@ -61,7 +61,7 @@ class Ours:
         self._stack = contextlib.ExitStack()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-run-"))
         self.algorithm = self._build(setup.config(folder), setup.given)
-        self.watch = Stopwatch(self.algorithm, setup.threads) if setup.timed else None
+        self.watch = Stopwatch(self.algorithm) if setup.timed else None
 
     def _build(self, config: Config, given: str) -> Any:
         silent = config.model_copy(update={"mix": config.mix.model_copy(update={"source": "none"})})

@@ -84,16 +84,14 @@ def test_the_published_form_pays_at_the_end_where_the_model_approves(published, 
     assert not paid.Gated("").reward([], 2).any()
 
 
-def test_a_given_model_is_fitted_once_and_read_back(tmp_path):
-    path = tmp_path / "given.pickle"
-    given_rm.fitted(path, 120)
-    before = path.stat().st_mtime_ns
+def test_a_given_model_is_fitted_once_and_read_back(given):
+    path, before = given, given.stat().st_mtime_ns
     given_rm.fitted(path, 120)
     assert path.stat().st_mtime_ns == before
     told = given_rm.facts(path)
     assert 100 <= told["labels"] <= 120
     assert told["heldout_accuracy"] > 0.85
-    given = given_rm.Given(given_rm.read(path))
-    (first,) = given.poll()
+    model = given_rm.Given(given_rm.read(path))
+    (first,) = model.poll()
     assert first.state["version"] == first.report.version == 1
-    assert given.poll() == []
+    assert model.poll() == []

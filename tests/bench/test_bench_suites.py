@@ -56,14 +56,6 @@ def threads_as_before():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    """The reward model that several suites pay by, fitted once for all of them."""
-    import given_rm
-
-    return given_rm.fitted(tmp_path_factory.mktemp("given") / "given-rm.pickle", 120)
-
-
 @pytest.fixture
 def plan(tmp_path, given):
     (tmp_path / "given-rm.pickle").write_bytes(given.read_bytes())
