@@ -1,19 +1,19 @@
 #!/usr/bin/env python
 """Speed against what people use today, and what feedback costs the training loop.
 
-    .venv/bin/python scripts/bench                       # every suite, several hours: see below
+    .venv/bin/python scripts/bench                       # every suite: some five hours on two cores
     .venv/bin/python scripts/bench learners feedback     # only these
     .venv/bin/python scripts/bench quality --resume      # go on where it was stopped
     .venv/bin/python scripts/bench --smoke [--json]      # under 3 minutes: the ratios beside the stored ones
 
     learners    steps/s: ours, Stable-Baselines3, stock RLlib; same network and hyperparameters    40 minutes
-    published   steps/s against Stable-Baselines3 with the published settings                      15 minutes
-    quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          2 hours
-    breakdown   where an iteration's time goes; the learner against the arithmetic limit           15 minutes
-    feedback    feedback off, distilled, hybrid, direct: what it costs                             20 minutes
-    growth      environments, runners, grids, episodes, labels a second                            30 minutes
+    published   steps/s against Stable-Baselines3 with the published settings                      5 minutes
+    quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          1.5 hours
+    breakdown   where an iteration's time goes; the learner against the arithmetic limit           10 minutes
+    feedback    feedback off, distilled, hybrid, direct: what it costs                             25 minutes
+    growth      environments, runners, grids, episodes, labels a second                            25 minutes
     memory      after 10 million steps over after 1 million                                        15 minutes
-    overlap     sampling ahead: speed and learning curves, three seeds                             1 hour
+    overlap     sampling ahead: speed and learning curves, three seeds                             45 minutes
     gpu         the learner and the reward model on a GPU, where there is one
 
 Contenders take turns of a few seconds in one run on one machine; figures are medians with lowest and highest, ratios

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,6 @@ class Plan:
     rounds: int = 0  # 0: each suite's own number
     tiny: bool = False
     until: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)  # what a suite's own options say
 
     def times(self, usual: int) -> int:
         """Rounds of a part."""

@@ -17,7 +17,7 @@ __all__ = ["race", "suite"]
 GOAL = {"found": 0.95, "cat_survived": 0.95}
 CUT_OFF = 10.0  # times ours
 OURS, SAME, PUBLISHED = "ours, preset homegrid", "SB3, same network, settings and reward", "SB3 as published"
-PUBLISHED_EVERY = 3  # repeats: once it is cut off, it has taken ten times as long as ours
+PUBLISHED_EVERY = 3  # repeats, the last among them: until it is cut off it takes ten times as long as ours
 FIRST_S = 10.0
 SHARE = 0.05  # a chunk is such a share of the time before it: how finely a time is told, whoever takes it
 LONGEST_S = 3_600.0  # of ours: without it there is nothing to cut the others off by
@@ -34,7 +34,8 @@ def suite(plan: Plan) -> Iterator[Row]:
     for seed in range(len(plan.journal.rounds("race")), rounds):
         running: list[Turns] = []
         try:
-            running += [started(plan, name, what) for name, what in contestants(given, seed).items()]
+            last = (rounds - 1 - seed) % PUBLISHED_EVERY == 0
+            running += [started(plan, name, what) for name, what in contestants(given, seed, published=last).items()]
             plan.journal.add("race", race(running, **settings))
         finally:
             for one in running:
@@ -43,14 +44,14 @@ def suite(plan: Plan) -> Iterator[Row]:
     yield found(plan.journal.rounds("race"), settings) | {"reward_model_given": given_rm.facts(given)}
 
 
-def contestants(given: str, seed: int) -> dict[str, dict[str, Any]]:
+def contestants(given: str, seed: int, *, published: bool) -> dict[str, dict[str, Any]]:
     everybody = {
         OURS: {
             "kind": "ours", "preset": "homegrid", "given": given, "runners": 1, "run": {"seed": seed},
         },
         SAME: {"kind": "sb3-preset", "given": given, "threads": CORES, "seed": seed},
     }  # fmt: skip
-    if seed % PUBLISHED_EVERY == 0:
+    if published:
         everybody[PUBLISHED] = {"kind": "sb3-published", "given": given, "threads": CORES, "seed": seed}
     return everybody
 

@@ -6,6 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
+import breakdown
 import growth
 import labels_rate
 import memory_run
@@ -162,6 +163,12 @@ def test_ahead_and_in_turn_are_compared_seed_by_seed(ray_session, plan):
     (curve,) = plan.journal.rounds("curves")
     assert [sum(row["steps"] for row in curve[name]) for name in ("off", "on")] == [2_048, 2_048]
     assert len(found["tables"][0]["rows"]) == 2
+
+
+def test_fits_of_a_reward_model_are_timed_on_each_device(plan):
+    table = breakdown.fits(plan, ["cpu"])
+    assert [row[0] for row in table["rows"]] == ["event-max, cpu", "cnn-lstm, cpu"]
+    assert all(row[1] > 0 for row in table["rows"])
 
 
 def test_without_a_gpu_it_says_so_and_writes_it_down(tmp_path, capsys):
