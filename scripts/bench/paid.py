@@ -45,21 +45,21 @@ class Paths:
         self._ended: list[Part] = []
 
     def begin(self, obs: Array) -> None:
-        """N new episodes."""
+        """N new episodes. Observations are kept, not copied: nobody else may write into them."""
         self.__init__(self.count)  # type: ignore[misc]
-        self._obs = [[one] for one in obs.copy()]
+        self._obs = [[one] for one in obs]
 
     def step(self, obs: Array, final: Any, terminated: Array, done: Array) -> list[Part]:
-        """One row more; the episodes that ended in it. ``obs`` is each environment's next, ``final`` its last."""
+        """One row more; the episodes that ended in it. ``obs`` is each environment's next (kept), ``final`` its last."""
         self._row += 1
         ended = []
-        for i in range(self.count):
-            if not done[i]:
-                self._obs[i].append(obs[i].copy())
+        for i, over in enumerate(done.tolist()):
+            if not over:
+                self._obs[i].append(obs[i])
                 continue
             path = np.stack([*self._obs[i], final[i]])
             ended.append(Part(i, self._first[i], self._row, path, self._weight[i], bool(terminated[i])))
-            self._obs[i], self._first[i], self._weight[i] = [obs[i].copy()], self._row, None
+            self._obs[i], self._first[i], self._weight[i] = [obs[i]], self._row, None
         self._ended += ended
         return ended
 

@@ -56,7 +56,7 @@ def test_every_step_is_paid_what_our_loop_pays_it(published):
     sampler = ColumnSampler(env)
     sampler.reset(0)
     actor = Wanders(env)
-    actor.paths.begin(sampler._obs)
+    actor.paths.begin(sampler._obs.copy())
     paid_something = False
     for i in range(1, FRAGMENTS + 1):
         rollout = sampler.sample(T, actor, 0)
