@@ -50,7 +50,7 @@ class Paths:
         self._obs = [[one] for one in obs]
 
     def step(self, obs: Array, final: Any, terminated: Array, done: Array) -> list[Part]:
-        """One row more; the episodes that ended in it. ``obs`` is each environment's next (kept), ``final`` its last."""
+        """One row more; the episodes that ended in it. ``obs``: each environment's next (kept); ``final``: its last."""
         self._row += 1
         ended = []
         for i, over in enumerate(done.tolist()):
