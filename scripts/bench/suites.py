@@ -215,7 +215,7 @@ def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
     asked = {n: what for n, what in asking("", 1).items() if n.startswith(("off", "hybrid, 2 "))}
     asked = {n: what | {"turn": dict.fromkeys(what["turn"], 6.0)} for n, what in asked.items()}  # shorter ones
     found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
-                       warm_up=plan.size(4, 1)))  # fmt: skip
+                       warm_up=plan.size(2, 1)))  # fmt: skip
     name = next(name for name in found if name.startswith("hybrid"))
     return out | {f"{name} / off": ratio(found[name], found["off"])}
 
