@@ -44,6 +44,7 @@ class Course:
         self.stop, self.phase_ended = stop, phase_ended
         self.phases: list[dict[str, Any]] = []
         self.earlier_wall_s = 0.0
+        self.feedback_episodes = 0  # finished in the feedback phase
         self.began = time.monotonic()  # of this process's part, its start included where the caller says so
 
     # ------------------------------------------------------------------------------------------ on the way
@@ -52,6 +53,8 @@ class Course:
         """Keep an iteration's scores, and make the evaluations that are due; their outcomes go into its row."""
         run, steps = self.config.run, self.algorithm.steps
         append_scores(self.path, self.algorithm.loop.take_scores())
+        if row.get("phase") == "feedback" and row.get("iteration_steps"):
+            self.feedback_episodes += int(row["task"]["episodes"])
         if self._task_phase_ended(steps):
             self._end_phase("task", steps)
             row["eval"] = self.phases[-1]["evaluation"]
@@ -60,7 +63,9 @@ class Course:
 
     @property
     def over(self) -> bool:
-        return bool(self.algorithm.steps >= self.config.run.total_steps or self.algorithm.loop.watch.stopped)
+        run = self.config.run
+        enough = 0 < run.feedback_episodes <= self.feedback_episodes
+        return bool(enough or self.algorithm.loop.watch.stopped or self.algorithm.steps >= run.total_steps)
 
     def end_task_only(self) -> None:
         """A run that asks nobody has one phase, which ends with it."""
@@ -94,10 +99,12 @@ class Course:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint remembers of the course."""
-        return {"steps": self.algorithm.steps, "wall_s": self.wall_s(), "phases": self.phases}
+        facts = {"steps": self.algorithm.steps, "wall_s": self.wall_s(), "phases": self.phases}
+        return facts | {"feedback_episodes": self.feedback_episodes}
 
     def go_on_from(self, facts: Mapping[str, Any]) -> None:
         self.phases, self.earlier_wall_s = list(facts["phases"]), float(facts["wall_s"])
+        self.feedback_episodes = int(facts.get("feedback_episodes", 0))  # older checkpoints have none
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -147,6 +154,7 @@ class Course:
             "steps": self.algorithm.steps,
             "total_steps": self.config.run.total_steps,
             "lost_steps": self.algorithm.lost_steps,
+            "feedback_episodes": self.feedback_episodes,
             "wall_s": self.wall_s(),
             **{key: getattr(stats, key, None) for key in ("labels", "abstained", "replayed", "spend_usd", "cap_usd")},
             "judge": {

@@ -23,6 +23,7 @@ from rlaif_ray.placement import cluster_address, reserved
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 from rlaif_ray.types import EpisodeRenderer, EpisodeTeller
+from rlaif_ray.warm_start import earlier_labels, first_policy
 from rlaif_ray.watch import MOST_ROLLBACKS, Watch
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
@@ -73,6 +74,7 @@ def preflight(config: Config) -> None:
             )
         _check_caption(config, spec.renderer(dict(config.env.options)))
         _check_judge(config)
+    earlier_labels(config)
 
 
 def _check_caption(config: Config, renderer: EpisodeRenderer) -> None:
@@ -107,8 +109,11 @@ def _check_network(config: Config, env: Any) -> None:
         from rlaif_ray.policy import module_spec
 
         module_spec(config.policy)
+        first_policy(config)
     else:
-        ActorCritic(spec_for(config.policy, env.single_observation_space, env.single_action_space))
+        spec = spec_for(config.policy, env.single_observation_space, env.single_action_space)
+        ActorCritic(spec)
+        first_policy(config, spec)
 
 
 # ------------------------------------------------------------------------------------------------ train

@@ -8,11 +8,12 @@ runner's queue behind its running fragment, so that a fragment never mixes polic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rlaif_ray.types import Rollout
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "GiveBack", "forget_weights_version"]
 
 _TAG = "fragment"
 _WEIGHTS = "set_state"  # RLlib's own tag
@@ -75,3 +76,18 @@ class Fleet:
 
 def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:
     return runner.sample(), runner.get_metrics()
+
+
+class GiveBack:
+    """Gives each runner its own generators back: Ray sends it to where the runners are."""
+
+    def __init__(self, states: Mapping[int, dict[str, Any]]) -> None:
+        self.states = states
+
+    def __call__(self, runner: Any) -> None:
+        runner.set_random_state(self.states.get(runner.worker_index, {}))
+
+
+def forget_weights_version(learner: Any) -> None:
+    """RLlib's learner takes older weights only where it knows of none: a rollback must not be a silent no-op."""
+    learner._weights_seq_no = 0

@@ -82,10 +82,15 @@ class FeedbackLoop:
 
     # ------------------------------------------------------------------------------------------ learn to judge
 
-    def learn_to_judge(self) -> None:
+    def learn_to_judge(self, wait_s: float = 0.0) -> None:
         """Take the versions the trainer has published since; a version in use is swapped between iterations only."""
         if self._trainer is not None:
-            self._adopt(self._trainer.poll())
+            self._adopt(self._trainer.wait(wait_s) if wait_s else self._trainer.poll())
+
+    def learn_from(self, labelled: Sequence[tuple[Units, float]]) -> None:
+        """Hand labels to the trainer that this run has not asked for just now."""
+        if self._trainer is not None and labelled:
+            self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
 
     def _adopt(self, published: Sequence[Published]) -> None:
         for one in published:
@@ -217,8 +222,7 @@ class FeedbackLoop:
         held = {h.episode_id for h in self.payer.held}
         known = {e.episode_id: value for e, value in labelled if isinstance(e, Episode)}
         self.asking.recall({i: value for i, value in known.items() if i in held})
-        if self._trainer is not None and labelled:
-            self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
+        self.learn_from(labelled)
 
     def drain(self, deadline_s: float) -> None:
         """Wait for the answers still out, which are paid for and stored; put no further question."""

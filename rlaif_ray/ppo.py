@@ -30,7 +30,7 @@ from rlaif_ray import envs
 from rlaif_ray.config import Config
 from rlaif_ray.envs.registry import numeric_outcomes
 from rlaif_ray.errors import ConfigError, EnvError
-from rlaif_ray.fleet import Fleet
+from rlaif_ray.fleet import Fleet, GiveBack, forget_weights_version
 from rlaif_ray.learner import flat_columns
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed
@@ -40,6 +40,7 @@ from rlaif_ray.policy import ActorCriticModule
 from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.rollout import runners_in
 from rlaif_ray.types import Fragment, Rollout
+from rlaif_ray.warm_start import SetPolicy, earlier_labels, first_policy, learn_from_earlier
 
 __all__ = ["FeedbackPPO", "FeedbackPPOConfig"]
 
@@ -139,6 +140,8 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def training_step(self) -> None:
         """Act, ask, learn to judge, mix, learn."""
         self._clock = {}
+        if not self._steps:
+            self._begin()
         rollouts = self._act()
         if not rollouts:
             self._figures.update(iteration_steps=0, steps_per_s=0.0)
@@ -158,6 +161,14 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         with _Timed(self._clock, "sync_s"):
             self._fleet.hand_out(self.learner_group, self._updated)
         self._look(rollouts, mixed)
+
+    def _begin(self) -> None:
+        """What the run begins with instead of nothing."""
+        policy = first_policy(self.rlaif)
+        if policy is not None:
+            self.learner_group.foreach_learner(SetPolicy(policy, DEFAULT_MODULE_ID))
+            self._fleet.hand_out(self.learner_group, self._updated)
+        learn_from_earlier(self.loop, earlier_labels(self.rlaif), self.stopping)
 
     @property
     def _in_feedback_phase(self) -> bool:
@@ -298,7 +309,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if COMPONENT_LEARNER_GROUP in state:
             # RLlib's learner ignores older weights on a live algorithm; a rollback must not be a silent no-op. (From
             # a folder, the learner has been restored before this is called, weights and their version included.)
-            self.learner_group.foreach_learner(_forget_weights_version)
+            self.learner_group.foreach_learner(forget_weights_version)
         super().set_state(state)
         ours = state.get("rlaif")
         if ours is None:
@@ -308,8 +319,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._steps, self._carry = ours["steps"], ours["carry"]
         self._rng.bit_generator.state = ours["rng"]
         self._lost_steps = ours["lost_steps"]
-        self.env_runner_group.foreach_env_runner(_Restore(ours["runners"]))
+        self.env_runner_group.foreach_env_runner(GiveBack(ours["runners"]))
         self.loop.restore(ours["loop"], self._stored_labels())
+        self.loop.learn_from(earlier_labels(self.rlaif))
 
     def take_up_labels(self) -> None:
         """Learn from what the store has of this run: it was killed before its first checkpoint."""
@@ -332,7 +344,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """As RLlib's, also where it leads a live algorithm back, whose learner would ignore older weights."""
-        self.learner_group.foreach_learner(_forget_weights_version)
+        self.learner_group.foreach_learner(forget_weights_version)
         super().load_checkpoint(checkpoint_dir)
 
     def policy(self) -> Policy | None:
@@ -364,20 +376,6 @@ class _Timed:
 
     def __exit__(self, *_: object) -> None:
         self.clock[self.name] = self.clock.get(self.name, 0.0) + time.perf_counter() - self.began
-
-
-class _Restore:
-    """Gives each runner its own generators back."""
-
-    def __init__(self, states: dict[int, dict[str, Any]]) -> None:
-        self.states = states
-
-    def __call__(self, runner: Any) -> None:
-        runner.set_random_state(self.states.get(runner.worker_index, {}))
-
-
-def _forget_weights_version(learner: Any) -> None:
-    learner._weights_seq_no = 0
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

@@ -86,6 +86,9 @@ class RewardModelConfig(Section):
     """New labels before another fit."""
     gate_accuracy: Fraction = 0.85
     """Balanced held-out accuracy (plain where a class is missing) from which its scores count."""
+    labels: str = ""
+    """Label store, or folder of a run or of `rlaif-ray label`, that it learns from before anything is asked; they are
+    the store's to account for, not this run's. Empty: none."""
     pace: Literal["auto", "go", "wait"] = "auto"
     """Until the gate opens: `go` on on the task reward or `wait` for labels; auto: wait if the judge is remote."""
 

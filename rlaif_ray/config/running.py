@@ -24,6 +24,10 @@ class RunConfig(Section):
     """Seeds everything that is drawn."""
     total_steps: PositiveInt = 1_000_000
     """Environment steps of the whole run, all phases."""
+    feedback_episodes: NonNegativeInt = 0
+    """The run ends once so many episodes were finished in its feedback phase, if that comes first; 0: no such end."""
+    init: str = ""
+    """Checkpoint, or run (its newest), whose policy this one begins with; empty: fresh weights. Nothing else of it."""
     checkpoint_every_s: PositiveFloat = 120.0
     """Seconds between checkpoints; one is always written at a phase's end, at the end and on Ctrl-C."""
     keep_checkpoints: PositiveInt = 2

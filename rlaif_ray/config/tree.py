@@ -73,6 +73,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _feedback_is_wanted(self) -> Config:
+        if self.reward_model.labels and not self.uses_reward_model:
+            raise ValueError(
+                f"reward_model.labels: got {self.reward_model.labels!r} with mix.source {self.mix.source!r}, allowed "
+                "with 'distilled' and 'hybrid'"
+            )
+        if self.run.feedback_episodes and self.mix.source == "none":
+            raise ValueError(
+                f"run.feedback_episodes: got {self.run.feedback_episodes} with mix.source 'none', allowed is 0 (there "
+                "is no feedback phase)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _selection_fits(self) -> Config:
         select, unjudged = self.feedback.select, self.mix.unjudged
         if self.mix.source == "direct" and select in ("uncertain", "disagreement", "stratified"):

@@ -20,7 +20,7 @@ from rlaif_ray.config import Config, load_config
 from rlaif_ray.config.sweeping import Search, Study, own_caps
 from rlaif_ray.errors import ConfigError
 
-__all__ = ["Cell", "cells_of", "config_of", "in_words", "suggested"]
+__all__ = ["Cell", "cells_of", "config_of", "in_words", "suggested", "with_seed"]
 
 _DRAWN_FROM = 0  # the seed of a random search's points: the same file has the same ones
 
@@ -70,7 +70,7 @@ def config_of(base: Config, study: Study, cell: Cell, folder: Path) -> Config:
     """
     fixed = {"run.name": cell.name, "run.dir": str(folder / "trials"), "run.seed": cell.seed, "judge.seed": cell.seed}
     try:
-        config = load_config(base.model_dump(mode="json"), {**cell.set, **fixed})
+        config = load_config(base.model_dump(mode="json"), {**with_seed(cell.set, cell.seed), **fixed})
     except ConfigError as error:
         raise ConfigError(f"arm {cell.arm!r}: {error}") from None
     if config.watch.action == "rollback":
@@ -87,6 +87,13 @@ def config_of(base: Config, study: Study, cell: Cell, folder: Path) -> Config:
             "resources": config.resources.model_copy(update={"learner_threads": threads}),
         }
     )
+
+
+def with_seed(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The same with ``{seed}`` in texts filled in: a trial may begin with what another one of its seed has left."""
+    return {
+        key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value for key, value in point.items()
+    }
 
 
 def in_words(point: Mapping[str, Any]) -> str:

@@ -59,7 +59,9 @@ def check_sweep(place: Place) -> None:
     seen: set[str] = set()
     for config in configs:
         parts = {"env", "policy", "judge", "resources"}
-        alike = config.model_dump_json(include=parts, exclude={"judge": {"seed"}}) + str(config.asks)
+        alike = config.model_dump_json(include=parts, exclude={"judge": {"seed"}}) + str(
+            (config.asks, config.run.init, config.reward_model.labels)
+        )
         if alike not in seen:  # arms differ in little of what is looked at here, and a judge is asked for it
             seen.add(alike)
             experiment.preflight(config)

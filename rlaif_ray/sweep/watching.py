@@ -100,7 +100,8 @@ class Watch(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         row = trial.last_result
-        early = row.get("steps", 0) < row.get("total_steps", 0)  # a schedule's end; `done` is set for both
+        # A schedule's end; `done` is set for both.
+        early = "summary" not in row and row.get("steps", 0) < row.get("total_steps", 0)
         self._pass_on(trial, "stopped" if early else "done", row)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

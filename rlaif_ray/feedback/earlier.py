@@ -1,0 +1,46 @@
+"""Labels bought before a run, by ``rlaif-ray label`` or by another run, for its reward model to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlaif_ray.config import load_config
+from rlaif_ray.errors import ConfigError, StoreError
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Units
+
+__all__ = ["labels_in", "store_of"]
+
+
+def store_of(where: Path) -> Path:
+    """The label store that ``where`` is, or that the run or the labelled data set in the folder ``where`` has.
+
+    Raises ConfigError: there is none.
+    """
+    found = where
+    if where.is_dir():
+        config = where / "config.yaml"
+        named = load_config(config).feedback.store if config.is_file() else ""
+        found = Path(named) if named else where / "labels.sqlite"
+    if not found.is_file():
+        raise ConfigError(
+            f"reward_model.labels: got {str(where)!r}, where there is no label store; expected a labels.sqlite, or the "
+            "folder of a run or of labels made by `rlaif-ray label`"
+        )
+    return found
+
+
+def labels_in(where: Path) -> list[tuple[Units, float]]:
+    """Every verdict in the store with what it is about, oldest first; abstentions are none.
+
+    Raises ConfigError: no store, no verdict in it, or it can't be read.
+    """
+    path = store_of(where)
+    try:
+        with LabelStore(path, readonly=True) as store:
+            found = [(store.units_of(one), one.value) for one in store.labels() if one.value is not None]
+    except StoreError as error:
+        raise ConfigError(f"reward_model.labels: got {str(where)!r}, which can't be used: {error}") from None
+    if not found:
+        raise ConfigError(f"reward_model.labels: got {str(where)!r}, in which there is no verdict; expected labels")
+    return found

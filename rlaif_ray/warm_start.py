@@ -1,0 +1,82 @@
+"""What a run may begin with instead of nothing: a policy that was trained before, labels that were bought before.
+
+Both are taken up once, at a run's first step; a run that goes on from its own checkpoint has them in it already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rlaif_ray.config import Config
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.networks import NetworkSpec, Policy, load_policy
+from rlaif_ray.types import Units
+
+__all__ = ["SetPolicy", "earlier_labels", "first_policy", "learn_from_earlier"]
+
+# A wait is cut into slices, between which whoever wants to stop is heard.
+_SLICE_S = 1.0
+
+
+class _Learns(Protocol):
+    """The feedback loop, as far as it is needed here."""
+
+    def learn_from(self, labelled: Sequence[tuple[Units, float]]) -> None: ...
+
+    def learn_to_judge(self, wait_s: float = 0.0) -> None: ...
+
+
+def first_policy(config: Config, spec: NetworkSpec | None = None) -> Policy | None:
+    """The policy that ``run.init`` names; None where a run begins with fresh weights.
+
+    ``spec``: the network of the run; a policy of another one does not fit.
+
+    Raises CheckpointError: not there, or damaged. ConfigError: another network, or one of the user's own.
+    """
+    given = config.run.init
+    if not given:
+        return None
+    if ":" in config.policy.network:
+        raise ConfigError(
+            f"run.init: got {given!r} with a network of the user's own ({config.policy.network}), allowed are the "
+            "shipped networks"
+        )
+    policy = load_policy(given)
+    if spec is not None and policy.spec != spec:
+        raise ConfigError(f"run.init: got {given!r}, whose network is {policy.spec}; expected {spec}")
+    return policy
+
+
+class SetPolicy:
+    """Gives a learner of RLlib's the policy's weights; its optimiser begins anew. Picklable: learners may be remote."""
+
+    def __init__(self, policy: Policy, module_id: str) -> None:
+        self.weights: Mapping[str, torch.Tensor] = policy.network.state_dict()
+        self.module_id = module_id
+
+    def __call__(self, learner: Any) -> None:
+        learner.module[self.module_id].unwrapped().network.load_state_dict(self.weights)
+
+
+def earlier_labels(config: Config) -> list[tuple[Units, float]]:
+    """The labels that ``reward_model.labels`` names. Raises ConfigError: there are none."""
+    if not config.reward_model.labels:
+        return []
+    from rlaif_ray.feedback.earlier import labels_in
+
+    return labels_in(Path(config.reward_model.labels))
+
+
+def learn_from_earlier(loop: _Learns, labelled: Sequence[tuple[Units, float]], stopping: Callable[[], bool]) -> None:
+    """Have the reward model learn from these labels, and wait until it has, or until ``stopping()``."""
+    loop.learn_from(labelled)
+    while labelled and not stopping():
+        began = time.monotonic()
+        loop.learn_to_judge(_SLICE_S)
+        if time.monotonic() - began < _SLICE_S / 2:  # every label has been considered
+            return

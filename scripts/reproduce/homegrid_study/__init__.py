@@ -1,0 +1,14 @@
+"""The Homegrid study: plan, run in shards, measure, report.
+
+======== ===============================================================
+module   says
+======== ===============================================================
+arms     which steps there are, in their order: files of tune_configs/study
+hours    how long each takes, and which fit into the machine-hours
+shards   run the next unfinished step as a process of its own
+measure  what came of a run, as one small JSON file
+rewards  reward models against the truth, and against the judge's verdicts
+stored   the JSON files, read back as a sweep's record
+page     docs/STUDY.md; figures its charts
+======== ===============================================================
+"""

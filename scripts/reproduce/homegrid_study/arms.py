@@ -1,0 +1,180 @@
+"""The study's steps in their order: each file of tune_configs/study is a sweep's, each of its trials a step.
+
+A step is a training run, a data set of labels that a run learns from, or an audit of reward models. What a step needs
+of an earlier one is a path in its config: ``run.init`` and ``reward_model.labels`` below ``runs/study``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from rlaif_ray.config import Config, load_config
+from rlaif_ray.config.sweeping import Study, read_study
+from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.sweep.plan import Cell, cells_of, with_seed
+
+__all__ = ["AUDIT", "AUDITED", "Layout", "Step", "chosen", "steps_of"]
+
+# What is compared first is run first: hours may not reach to the end.
+ORDER = ("task", "published", "direct", "online", "hybrid", "budgets", "nets", "credit", "wording", "mend", "nets_cnn")
+STUDIES = Path("tune_configs/study")
+RUNS = "runs/study"  # as the files name it
+AUDIT = "audit"  # reward models on the labels of this study's file, by seed
+AUDITED = "online"
+LABELS, SMOKE_LABELS = 10_000, 48  # of the data set that a published reward model learns from
+Kind = Literal["train", "label", "audit"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where runs and results are. A smoke run's are elsewhere: what is tried out never mixes with what counts."""
+
+    runs: Path
+    results: Path
+    docs: Path  # folder of STUDY.md; its figures lie in study/ below it
+    smoke: bool = False
+
+    @staticmethod
+    def of(*, smoke: bool, folder: Path | None = None) -> Layout:
+        """The study's own places, or those of a smoke run in ``folder``."""
+        if not smoke:
+            return Layout(Path(RUNS), Path("benchmarks/study"), Path("docs"))
+        root = folder or Path("runs/study-smoke")
+        return Layout(root / "runs", root / "results", root / "docs", smoke=True)
+
+    @property
+    def plan(self) -> Path:
+        return self.results / "plan.json"
+
+    @property
+    def speeds(self) -> Path:
+        return self.results / "speeds.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to be done."""
+
+    kind: Kind
+    study: str  # file of tune_configs/study, without .yaml
+    arm: str
+    seed: int
+    config: Config
+    layout: Layout
+    about: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-s{self.seed}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.study}/{self.name}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.layout.runs / self.study / self.name
+
+    @property
+    def result(self) -> Path:
+        """The file that says that it is finished."""
+        return self.layout.results / self.study / f"{self.name}.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.result.is_file()
+
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the steps whose runs it begins with."""
+        if self.kind == "audit":
+            return (f"{AUDITED}/{AUDITED}-s{self.seed}",)
+        if self.kind == "label":
+            return (f"task/task-s{self.seed}",)
+        paths = [Path(text) for text in (self.config.run.init, self.config.reward_model.labels) if text]
+        return tuple(str(path.relative_to(self.layout.runs)) for path in paths)
+
+
+def steps_of(layout: Layout) -> tuple[Step, ...]:
+    """Every step of the study, in the order in which they are begun.
+
+    Raises ConfigError: a file, an arm, or what an arm begins with is wrong.
+    """
+    steps: list[Step] = []
+    for name in ORDER:
+        study = read_study(STUDIES / f"{name}.yaml", smoke=layout.smoke)
+        base = load_config(study.base, study.set)
+        for cell in cells_of(study):
+            step = _step(name, study, base, cell, layout)
+            if step.config.reward_model.labels:
+                steps += _labelling(step, steps)
+            steps.append(step)
+        if name == AUDITED:
+            steps += _audits(study, base, layout)
+    known: set[str] = set()
+    for step in steps:
+        if missing := [key for key in step.needs if key not in known]:
+            raise ConfigError(f"{step.key}: begins with {missing[0]!r}, which no step before it makes")
+        known.add(step.key)
+    return tuple(steps)
+
+
+def _step(name: str, study: Study, base: Config, cell: Cell, layout: Layout) -> Step:
+    begins_with = {
+        key: text.replace(RUNS, str(layout.runs), 1)
+        for key, text in with_seed(
+            {
+                "run.init": cell.set.get("run.init", base.run.init),
+                "reward_model.labels": cell.set.get("reward_model.labels", base.reward_model.labels),
+            },
+            cell.seed,
+        ).items()
+    }
+    fixed = {"run.name": cell.name, "run.dir": str(layout.runs / name), "run.seed": cell.seed, "judge.seed": cell.seed}
+    try:
+        config = load_config(base.model_dump(mode="json"), {**cell.set, **fixed, **begins_with})
+    except ConfigError as error:
+        raise ConfigError(f"{name}, arm {cell.arm!r}: {error}") from None
+    return Step("train", name, cell.arm, cell.seed, config, layout, study.about)
+
+
+def _labelling(step: Step, before: list[Step]) -> list[Step]:
+    """The data set that a run learns from, where no run before has needed it."""
+    folder = Path(step.config.reward_model.labels)
+    arm, _, _ = folder.name.rpartition("-s")
+    made = Step("label", folder.parent.name, arm, step.seed, step.config, step.layout, "Labels bought before a run.")
+    return [] if any(one.key == made.key for one in before) else [made]
+
+
+def _audits(study: Study, base: Config, layout: Layout) -> list[Step]:
+    return [
+        Step("audit", AUDIT, "nets", seed, base, layout, "How often are reward models right?") for seed in study.seeds
+    ]
+
+
+def chosen(steps: tuple[Step, ...], arms: list[str], seeds: list[int]) -> tuple[Step, ...]:
+    """Those of the named arms, files or keys, and what they begin with; all where nothing is named.
+
+    Raises UnknownNameError.
+    """
+    by_key = {step.key: step for step in steps}
+    names = {name for step in steps for name in (step.arm, step.study, step.key)}
+    if unknown := [arm for arm in arms if arm not in names]:
+        raise UnknownNameError("arm (or file of tune_configs/study)", unknown[0], sorted(names))
+    if unknown_seeds := [seed for seed in seeds if seed not in {step.seed for step in steps}]:
+        raise ConfigError(f"--seeds: got {unknown_seeds[0]}, allowed are {sorted({step.seed for step in steps})}")
+    wanted = [
+        step
+        for step in steps
+        if (not arms or {step.arm, step.study, step.key} & set(arms)) and (not seeds or step.seed in seeds)
+    ]
+    keys: set[str] = set()
+    while wanted:
+        step = wanted.pop()
+        keys.add(step.key)
+        wanted += [by_key[key] for key in step.needs if key not in keys]
+    return tuple(step for step in steps if step.key in keys)

@@ -1,0 +1,229 @@
+"""``docs/STUDY.md``, whole, from the stored results: tables, charts, what failed and why, what was not run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homegrid_study.arms import AUDIT, ORDER, Layout
+from homegrid_study.figures import FIGURES, write_figures
+from homegrid_study.stored import REFERENCE, Results, Row
+from homegrid_study.tables import (
+    comparison,
+    effective,
+    markdown,
+    naive_and_trained,
+    outcomes,
+    targets,
+    worlds,
+)
+from rlaif_ray.report.figures import count, decimal
+
+__all__ = ["page", "write_page"]
+
+# What a person has found about failures, kept beside the figures: figures alone don't say why.
+NOTES = "study/notes.md"
+MARK = 99.0  # of every seed of an arm with feedback, in percent
+HEAD = """# The Homegrid study
+
+What is feedback from a judge worth, bought in different ways? Every arm is a file of `tune_configs/study/`, every
+figure here is made from `benchmarks/study/` by one command:
+
+    scripts/reproduce/homegrid plan       # the hours
+    scripts/reproduce/homegrid run        # the next unfinished runs; the same command goes on
+    scripts/reproduce/homegrid report     # this page and its figures; `figure NAME` makes one of them
+
+The judge is the built-in one: a program that reads the pictures and errs as its profile says. It shows how the ways of
+using feedback compare; it shows nothing of what an LLM values. Prices are as-if: nothing was paid. Every arm learns
+from the judge's answers alone: the truth is used to evaluate, and to test reward models, nowhere else. {where}
+"""
+ABOUT_OUTCOMES = """Interquartile means over seeds with 95 % stratified bootstrap intervals, and the worst seed; 10,000
+episodes each, from starts held out of training, labels and tuning; the policy acts as it learned to (stochastic).
+Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. The published
+figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our reproduction of that
+procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column.
+"""
+ABOUT_SHARES = """All begin with the task-only policy of their seed and end after 20,000 feedback episodes. Answers are
+waited for, so that the share asked about is the share learned from: the effective one is measured here. `direct` pays
+at the end of an episode, the others as the belief changes. The judge answers at once in these arms; what waiting costs
+is told in BENCHMARKS.md.
+"""
+ABOUT_WORLDS = "The same checkpoints, 10,000 episodes each; means over seeds.\n"
+ABOUT_AUDIT = """Against the truth: fitted to the labels of one run of `online`, tested on fresh episodes of that run's
+policies of all ages, from unseen starts.
+
+"""
+ABOUT_PAIRED = """Verdict and score of the same judged episodes, against the truth. Scores are of reward models that
+have learned from other episodes' verdicts only: where they are right more often than the judge that taught them, its
+errors were averaged out.
+
+"""
+PAIRS = (
+    (("published", "published_2"), ("online", "online")),
+    (("task", "task"), ("direct", "direct")),
+    (("direct", "direct"), ("hybrid", "hybrid_10")),
+    (("hybrid", "distilled"), ("hybrid", "hybrid_10")),
+    (("online", "online"), ("online", "online_structured")),
+)
+SMOKE = "# SMOKE: this page shows that the chain works; its figures mean nothing\n"
+
+
+def write_page(layout: Layout) -> Path:
+    """STUDY.md with all its figures; returns its path."""
+    results = Results.read(layout)
+    figures = {path.stem for path in write_figures(layout, results=results)}
+    path = layout.docs / "STUDY.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = layout.docs / NOTES
+    path.write_text(page(results, figures, notes.read_text() if notes.is_file() else ""))
+    return path
+
+
+def page(results: Results, figures: set[str], notes: str) -> str:
+    """The text; ``figures``: names of those that there are; ``notes``: on what failed."""
+    parts = [
+        SMOKE if results.layout.smoke else "",
+        _head(results),
+        "## What was to be reached\n", targets(results),
+        "## Outcomes on unseen starts\n", ABOUT_OUTCOMES, outcomes(results.headline, published=True),
+        _figure("cost-quality", figures), _gains(results),
+        "## Survival and success, naive and trained\n", naive_and_trained(results),
+        "## Direct, distilled, hybrid\n", ABOUT_SHARES, effective(results),
+        _figure("learning-curves", figures),
+        *_one_thing_changed(results), _figure("label-budgets", figures),
+        "## Reward models\n", _figure("reward-models", figures), _audit(results), _paired(results),
+        "## Worlds that nothing was tuned on\n", ABOUT_WORLDS, worlds(results),
+        "## What failed\n", _failed(results), notes,
+        "## What was not run\n", _not_run(results),
+        "## Hours\n", _hours(results),
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)
+
+
+def _head(results: Results) -> str:
+    machines = {f"{one['machine']['cores']} cores ({one['machine']['processor']})" for one in results.found.values()}
+    commits = sorted({one["code"] for one in results.found.values() if one["code"]})
+    where = f"Measured on {'; '.join(sorted(machines))}; code {', '.join(commits)}."
+    return HEAD.format(where=where if machines else "Nothing was run yet.")
+
+
+def _figure(name: str, there: set[str]) -> str:
+    if name not in there:
+        return ""
+    said = (FIGURES[name].__doc__ or "").splitlines()[0]
+    return f"![{said}](study/{name}.svg)\n\n{said} `scripts/reproduce/homegrid figure {name}`\n"
+
+
+def _gains(results: Results) -> str:
+    return "\n\n".join(said for pair in PAIRS if (said := comparison(results, *pair))) + "\n"
+
+
+def _one_thing_changed(results: Results) -> list[str]:
+    parts: list[str] = []
+    for study in ORDER:
+        rows = [row for row in results.trained(study) if row.ended]
+        if not rows or study in ("task", "published", "direct", "online", "hybrid"):
+            continue
+        about = rows[0].ended[0]["about"]
+        reference = [results.rows[REFERENCE]] if study != "worlds" else []  # another world is no other setting
+        parts += [f"## {about}\n", outcomes([*reference, *rows])]
+    return parts
+
+
+def _audit(results: Results) -> str:
+    row = results.rows.get((AUDIT, "nets"))
+    lines = []
+    for one in row.ended if row else []:
+        for net, graded in one["nets"].items():
+            sides = [_side(graded.get(side)) for side in ("harm", "harmless")]
+            balanced = decimal(100 * graded["balanced"], 2) if graded else "its gate stayed shut"
+            lines.append([str(one["seed"]), net, str(one["labels"]), *sides, balanced])
+    if not lines:
+        return ""
+    header = ("seed", "net", "labels", "right where harm was done %", "right where none was %", "balanced %")
+    return ABOUT_AUDIT + markdown(header, lines)
+
+
+def _side(graded: Mapping[str, Any] | None) -> str:
+    if not graded:
+        return "-"
+    low, high = decimal(100 * graded["low"], 2), decimal(100 * graded["high"], 2)
+    return f"{decimal(100 * graded['right'], 2)} [{low}, {high}] of {count(graded['n'])}"
+
+
+def _paired(results: Results) -> str:
+    """Sums over seeds: the episodes of different runs differ."""
+    lines = []
+    for row in results.headline:
+        pairs = [one["pairs"] for one in row.ended if one.get("pairs")]
+        episodes = sum(pair["episodes"] for pair in pairs)
+        if not episodes:
+            continue
+        judge, model, agree = (
+            decimal(100 * sum(p[key] * p["episodes"] for p in pairs) / episodes, 2)
+            for key in ("judge_right", "model_right", "agree")
+        )
+        only = [str(sum(pair[key] for pair in pairs)) for key in ("only_judge_right", "only_model_right")]
+        lines.append([row.arm, count(episodes), judge, model, agree, *only])
+    if not lines:
+        return ""
+    right = ("verdict right %", "score right %", "agree %", "only the verdict right", "only the score right")
+    return ABOUT_PAIRED + markdown(("arm", "judged episodes", *right), lines)
+
+
+def _failed(results: Results) -> str:
+    lines = []
+    for key, one in results.found.items():
+        if one["status"] == "failed":
+            lines.append(f"- `{key}`: {one['reason']}")
+        elif one["status"] == "no_feedback_learned":
+            why = one["summary"]["reward_model"]["reason"] or "no gate opened"
+            lines.append(f"- `{key}`: no feedback was learned from ({why})")
+    lines += [line for row in results.headline for line in _below(row)]
+    return "\n".join(lines) + "\n" if lines else ("Nothing so far.\n" if results.found else "Nothing was run yet.\n")
+
+
+def _below(row: Row) -> list[str]:
+    """Seeds of an arm with feedback that ended below the mark of every seed."""
+    if row.study == "task":
+        return []
+    survives, found = 100 * row.outcome("cat_survived"), 100 * row.outcome("found")
+    return [
+        f"- `{row.arm}`, seed {one['seed']}: survives {survives[i]:.1f} %, found {found[i]:.1f} %: below {MARK:g} %"
+        for i, one in enumerate(row.results)
+        if one is not None and math.isfinite(survives[i]) and min(survives[i], found[i]) < MARK
+    ]
+
+
+def _not_run(results: Results) -> str:
+    planned = {row["key"]: row for row in results.plan.get("steps", ())}
+    lines: list[str] = []
+    for (study, arm), row in results.rows.items():
+        steps = [step for step in results.steps if (step.study, step.arm) == (study, arm)]
+        missing = [step for step, one in zip(steps, row.results, strict=True) if one is None]
+        if not missing:
+            continue
+        unfit = [step for step in missing if step.key in planned and not planned[step.key]["fits"]]
+        why = "does not fit into the hours" if len(unfit) == len(missing) else "not finished"
+        minutes = planned.get(missing[0].key, {}).get("minutes")
+        each = f", {minutes:.0f} minutes each" if minutes is not None else ""
+        lines.append(f"- `{study}/{arm}`: seeds {', '.join(str(step.seed) for step in missing)} ({why}{each})")
+    return "\n".join(lines) + "\n" if lines else "Everything that was planned was run.\n"
+
+
+def _hours(results: Results) -> str:
+    if not results.plan:
+        return "No plan was made: `scripts/reproduce/homegrid plan --measure`.\n"
+    lines, names = [], dict.fromkeys((row["key"].partition("/")[0], row["arm"]) for row in results.plan["steps"])
+    for study, arm in names:
+        rows = [row for row in results.plan["steps"] if row["key"].startswith(f"{study}/") and row["arm"] == arm]
+        fits = sum(row["fits"] for row in rows)
+        lines.append([f"{study}/{arm}", f"{fits} of {len(rows)}", decimal(rows[0]["minutes"]), rows[0]["basis"]])
+    total = sum(row["minutes"] for row in results.plan["steps"] if row["fits"]) / 60
+    spent = sum(one["minutes"] for one in results.found.values()) / 60
+    return (
+        f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}.\n\n"
+        + markdown(("arm", "seeds that fit", "minutes each", "from"), lines)
+    )

@@ -1,0 +1,245 @@
+"""Runs the study step by step, each as a process of its own, until a time limit; killed at any moment it goes on.
+
+A training run goes on from its newest checkpoint, a data set where it was; what is finished has its file among the
+results, which is written last and in one piece. One shard at a time: the lock is held by the step's process too, so
+that whoever comes after a kill waits until what was left over has saved itself and ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from homegrid_study.arms import AUDITED, LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.machine import environment
+from homegrid_study.measure import failed, measured, tidy, write_result
+from rlaif_ray.config import dump_config
+from rlaif_ray.errors import ConfigError
+
+__all__ = ["Clock", "Shard", "run_shard"]
+
+Ended = Literal["finished", "stopped", "failed"]
+FINISHED = ("done", "no_feedback_learned")
+# Less time than a run's start and its first checkpoint take is not worth beginning with.
+LEAST_S = 45.0
+# A run that is told to stop ends its iteration, which may wait for answers, and saves itself.
+GRACE_S = 150.0
+LOCK_WAIT_S = 180.0
+# A process that died of a cause outside it (memory, say) goes on so often.
+RESTARTS = 2
+TICK_S = 0.2
+
+
+@dataclass
+class Clock:
+    """Seconds that a step has taken over all shards, on disk."""
+
+    file: Path
+    seconds: float = 0.0
+    _since: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def of(step: Step) -> Clock:
+        file = step.folder.with_name(f"{step.name}.clock")
+        seconds = float(file.read_text()) if file.is_file() else 0.0
+        return Clock(file, seconds)
+
+    def tick(self) -> None:
+        """At most every few seconds' worth is lost by a kill."""
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        part = self.file.with_suffix(".part")
+        part.write_text(f"{self.seconds:.1f}")
+        part.replace(self.file)
+
+
+@dataclass
+class Shard:
+    """What one call may do: until when, and whether somebody wants it to end."""
+
+    layout: Layout
+    until: float  # of time.monotonic
+    lock: IO[str]
+    say: Callable[[str], None]
+    asked_to_stop: bool = False
+
+    @property
+    def left_s(self) -> float:
+        return 0.0 if self.asked_to_stop else self.until - time.monotonic()
+
+    # -------------------------------------------------------------------------------------- one step
+
+    def do(self, step: Step) -> Ended:
+        """Raises nothing for a step that fails: that is a result too."""
+        step.folder.parent.mkdir(parents=True, exist_ok=True)
+        clock = Clock.of(step)
+        if step.kind == "audit":
+            return self._audit(step, clock)
+        for _ in range(RESTARTS + 1):
+            if not self._done(step):
+                code = self._process(step, self._command(step), clock)
+                if not self._done(step):
+                    if self.left_s <= 0:
+                        return "stopped"
+                    if code >= 0:  # it has said itself what is wrong
+                        break
+                    self.say(f"{step.key}: its process died (signal {-code}), going on from its checkpoint")
+                    continue
+            write_result(step, measured(step, clock.seconds) | self._minutes(clock))
+            if step.study != AUDITED:  # its policies of all ages are audited first
+                tidy(step.folder)
+            return "finished"
+        write_result(step, failed(step, _last_line(self._log(step))) | self._minutes(clock))
+        return "failed"
+
+    @property
+    def _count(self) -> int:
+        return SMOKE_LABELS if self.layout.smoke else LABELS
+
+    def _minutes(self, clock: Clock) -> dict[str, float]:
+        clock.tick()
+        return {"minutes": round(clock.seconds / 60.0, 3)}
+
+    def _audit(self, step: Step, clock: Clock) -> Ended:
+        from homegrid_study.rewards import audit
+
+        write_result(step, audit(step) | self._minutes(clock))
+        tidy(self.layout.runs / step.needs[0])
+        return "finished"
+
+    def _done(self, step: Step) -> bool:
+        """Whether the process of the step has nothing left to do."""
+        if step.kind == "label":
+            return _read(self._told(step)).get("status") == "done"
+        return _read(step.folder / "summary.json").get("status") in FINISHED
+
+    def _command(self, step: Step) -> list[str]:
+        """Begin, or go on."""
+        words = [sys.executable, "-m", "homegrid_study.rlaif"]
+        if step.kind == "label":
+            source, judge = self.layout.runs / step.needs[0], step.config.judge
+            return [*words, "label", str(source), "--episodes", str(self._count), "--json",
+                    "--run.dir", str(step.folder.parent), "--run.name", step.name, "--run.seed", str(step.seed),
+                    "--judge.profile", judge.profile, "--judge.prompt", judge.prompt,
+                    "--judge.seed", str(judge.seed), "--feedback.concurrency", "256"]  # fmt: skip
+        if (step.folder / "config.yaml").is_file():
+            return [*words, "train", "--resume", str(step.folder)]
+        file = step.folder.with_name(f"{step.name}.yaml")
+        file.write_text(dump_config(step.config))
+        return [*words, "train", str(file)]
+
+    def _log(self, step: Step) -> Path:
+        return step.folder.with_name(f"{step.name}.log")
+
+    def _told(self, step: Step) -> Path:
+        """What the command printed on standard output."""
+        return step.folder.with_name(f"{step.name}.out")
+
+    def _process(self, step: Step, command: Sequence[str], clock: Clock) -> int:
+        """Run it until it ends, or until there is no time left; its exit code."""
+        with open(self._told(step), "w") as out, open(self._log(step), "a") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True,
+                pass_fds=[self.lock.fileno()], env=environment(),
+            )  # fmt: skip
+            try:
+                while process.poll() is None and self.left_s > 0:
+                    time.sleep(TICK_S)
+                    clock.tick()
+                return _ended(process)
+            except BaseException:
+                process.kill()
+                raise
+
+
+def run_shard(steps: Sequence[Step], layout: Layout, hours: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """Do what is unfinished of ``steps``, in order, for at most so many hours: ``{"finished": [...], "failed": [...],
+    "left": [...]}``, keys of steps.
+
+    Raises ConfigError: another shard runs here.
+    """
+    layout.runs.mkdir(parents=True, exist_ok=True)
+    done: dict[str, list[str]] = {"finished": [], "failed": []}
+    by_key = {step.key: step for step in steps}
+    with _locked(layout.runs / ".lock") as lock:
+        shard = Shard(layout, time.monotonic() + 3_600 * hours, lock, say)
+        with _stopped_by_signals(shard):
+            for step in steps:
+                if step.finished or any(not _usable(by_key[key]) for key in step.needs):
+                    continue
+                if shard.left_s < LEAST_S:
+                    break
+                say(f"{time.strftime('%H:%M:%S')} {step.key} ...")
+                ended = shard.do(step)
+                say(f"{time.strftime('%H:%M:%S')} {step.key}: {ended}")
+                if ended != "stopped":
+                    done[ended].append(step.key)
+    return {**done, "left": [step.key for step in steps if not step.finished]}
+
+
+def _usable(step: Step) -> bool:
+    """Whether another step can begin with what it has left."""
+    return step.finished and _read(step.result).get("status") != "failed"
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[IO[str]]:
+    with open(file, "a") as lock:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"{file.parent}: another shard of the study runs here; one at a time") from None
+                time.sleep(TICK_S)
+        yield lock
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(shard: Shard) -> Iterator[None]:
+    def hear(number: int, frame: object) -> None:
+        shard.asked_to_stop = True
+        shard.say("Stopping: what runs saves itself; the same command goes on.")
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def _last_line(log: Path) -> str:
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """{} where it isn't there or is torn."""
+    try:
+        read = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
