@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +139,15 @@ def test_fit_grades_on_what_it_held_out(run: Path, tmp_path: Path, capsys: pytes
     assert audit["judge"]["accuracy"] < 1.0 or audit["reward_model"]["n"] < 30  # it was wrong now and then
     assert audit["reward_model"]["balanced_accuracy"] > 0.85
     assert ray.is_initialized() == had_ray
+
+
+def test_ray_is_not_even_imported(run: Path, fitted: Path) -> None:
+    code = (
+        "import sys; from rlaif_ray.cli import main; "
+        f"code = main(['reward-model', 'evaluate', {str(fitted)!r}, {str(run)!r}]); assert 'ray' not in sys.modules; "
+        "sys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
 def test_evaluate_leaves_out_what_was_learned_from(
