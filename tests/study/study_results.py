@@ -14,6 +14,7 @@ SPEEDS = {
     "started_s": {"egocentric": 10.0, "mlp": 10.0, "cnn": 10.0},
     "evaluated_per_s": {"egocentric": 1_000.0, "mlp": 1_000.0, "cnn": 100.0},
     "labels_per_s": 50.0,
+    "fitted_per_s": {"event-max": 8_000.0, "cnn-lstm": 800.0},
 }
 
 

@@ -132,6 +132,9 @@ def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
     assert steps[keys.index("published/published_2-s2")].needs == ("published/published_1-s2", "published/labels-s2")
     row = next(row for row in plan(steps, layout, 1e9) if row.key == "published/labels-s2")
     assert row.minutes == pytest.approx(10_000 / 50 / 60)
+    first_round = next(row for row in plan(steps, layout, 1e9) if row.key == "published/published_1-s2")
+    fit_s = 0.8 * 10_000 * 15 / 800
+    assert first_round.minutes == pytest.approx((10 + 1_400_000 / 8_000 + fit_s + 5 * 10_000 / 1_000) / 60)
 
 
 def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path) -> None:

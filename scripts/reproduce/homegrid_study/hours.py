@@ -21,7 +21,7 @@ from typing import Any
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
 from homegrid_study.machine import environment, machine
-from rlaif_ray.config import dump_config, load_config
+from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import ConfigError
 
 __all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "write_plan"]
@@ -34,6 +34,8 @@ AUDIT_MINUTES = 4.0  # a look at nets that nobody has measured yet: 2 nets, some
 NETWORKS = ("egocentric", "mlp", "cnn")
 MEASURED_STEPS = {"egocentric": 160_000, "mlp": 240_000, "cnn": 40_000}
 PROBED = 1_000  # episodes played to measure evaluation
+NETS = ("event-max", "cnn-lstm")
+FITTED, FITTED_EPOCHS = 200, 3
 # Answers a second where many are in flight: measured apart, see docs/BENCHMARKS.md.
 POOL = Path("benchmarks/pool-efficiency.json")
 
@@ -46,6 +48,7 @@ class Speeds:
     started_s: Mapping[str, float]  # start and end of a run: its process's time less that of its iterations
     evaluated_per_s: Mapping[str, float]  # episodes
     labels_per_s: float
+    fitted_per_s: Mapping[str, float]  # by reward-model net: labels times passes over them
 
     @staticmethod
     def read(layout: Layout) -> Speeds:
@@ -53,7 +56,8 @@ class Speeds:
         if not layout.speeds.is_file():
             raise ConfigError(f"{layout.speeds}: not there; measure first: scripts/reproduce/homegrid plan --measure")
         raw = json.loads(layout.speeds.read_text())
-        return Speeds(raw["steps_per_s"], raw["started_s"], raw["evaluated_per_s"], raw["labels_per_s"])
+        return Speeds(raw["steps_per_s"], raw["started_s"], raw["evaluated_per_s"], raw["labels_per_s"],
+                      raw["fitted_per_s"])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,10 @@ def _of_training(step: Step, speeds: Speeds) -> tuple[float, str]:
         answers = config.feedback.fraction * steps / EPISODE_STEPS
         seconds += answers / speeds.labels_per_s
         basis += f", {answers:,.0f} answers waited for at {speeds.labels_per_s:.0f}/s"
+    if config.reward_model.labels:
+        model, count = config.reward_model, SMOKE_LABELS if step.layout.smoke else LABELS
+        seconds += (1 - model.holdout) * count * model.epochs / speeds.fitted_per_s[model.net]
+        basis += f", a fit to {count:,} labels ({model.net}, {model.epochs} passes)"
     seconds += WORLDS_PLAYED * EVALUATED / speeds.evaluated_per_s[network]
     return seconds / 60.0, basis
 
@@ -146,12 +154,13 @@ def measure_speeds(layout: Layout, networks: Sequence[str] = NETWORKS) -> None:
         print(f"{network}: {row['steps_per_s']:,.0f} steps/s, start and end {row['started_s']:.0f} s, "
               f"{row['evaluated_per_s']:,.0f} episodes/s", flush=True)  # fmt: skip
     pool = json.loads(POOL.read_text())
+    fitted = {net: statistics.median(row[net] for row in rows.values()) for net in NETS}
     facts: dict[str, Any] = {
         "command": "scripts/reproduce/homegrid plan --measure",
         "machine": machine(),
         **{name: {network: row[name] for network, row in rows.items()}
            for name in ("steps_per_s", "started_s", "evaluated_per_s")},
-        "labels_per_s": pool["labels_per_s"], "labels_per_s_from": str(POOL),
+        "labels_per_s": pool["labels_per_s"], "labels_per_s_from": str(POOL), "fitted_per_s": fitted,
     }  # fmt: skip
     layout.speeds.parent.mkdir(parents=True, exist_ok=True)
     layout.speeds.write_text(json.dumps(facts, indent=1) + "\n")
@@ -179,5 +188,20 @@ def _measure(network: str, layout: Layout) -> dict[str, float]:
         began = time.monotonic()
         evaluate(run, episodes=PROBED)
         evaluated_per_s = PROBED / (time.monotonic() - began)
+        fitted = {net: _fitted_per_s(config, run, net) for net in NETS}
     started_s = max(0.0, whole_s - sum(row["step_s"] for row in rows))
-    return {"steps_per_s": steps_per_s, "started_s": started_s, "evaluated_per_s": evaluated_per_s}
+    return {"steps_per_s": steps_per_s, "started_s": started_s, "evaluated_per_s": evaluated_per_s, **fitted}
+
+
+def _fitted_per_s(config: Config, run: Path, net: str) -> float:
+    """Labels times passes a second, of a fit to episodes of the policy just trained; what they say doesn't matter."""
+    from rlaif_ray.evaluation import World, play
+    from rlaif_ray.networks import load_policy
+    from rlaif_ray.reward_model.actor import LocalRewardModel
+
+    batch, _ = play(load_policy(run), World(config.env.id, config.env.options), FITTED, deterministic=False, seed=0)
+    model = config.reward_model.model_copy(update={"net": net, "epochs": FITTED_EPOCHS, "min_labels": 1})
+    learns = LocalRewardModel(model, obs_shape=batch.obs.shape[1:], seed=0)
+    began = time.monotonic()
+    learns.add(list(batch), [float(i % 2) for i in range(FITTED)])
+    return (1 - model.holdout) * FITTED * FITTED_EPOCHS / (time.monotonic() - began)
