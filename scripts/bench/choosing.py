@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from mixed_play import episodes
-from processes import machine, show
+from processes import show
+from this_machine import machine
 
 from rlaif_ray.config import FeedbackConfig, load_config
 from rlaif_ray.envs.homegrid_world import STATE_COLUMNS

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from processes import machine, show
+from processes import show
+from this_machine import machine
 from torch.nn import functional
 
 from rlaif_ray import envs

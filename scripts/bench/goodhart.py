@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from processes import machine
+from this_machine import machine
 
 from rlaif_ray import experiment
 from rlaif_ray.config import load_config

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from processes import machine
 from reward_model_speed import play
+from this_machine import machine
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.reward_model import RewardModel
