@@ -7,7 +7,7 @@ import pytest
 from test_feedback_loop import Pool, Trainer, abstention, loop_of, published, runner, turn, verdict
 
 from rlaif_ray.scorebook import FILE, Score, append_scores, read_scores
-from rlaif_ray.scoring import beliefs_of
+from rlaif_ray.scoring import Remembering, beliefs_of
 
 
 def _scored(loop):
@@ -79,7 +79,7 @@ def test_every_score_names_its_version():
 
     episodes = runner((2, 3, 2))(12).episodes
     version = np.arange(len(episodes)) % 3
-    belief = beliefs_of(episodes, version, {1: Versioned(1), 2: Versioned(2)})
+    belief = beliefs_of(episodes, version, {v: Remembering(Versioned(v)) for v in (1, 2)})
     assert belief[episodes.obs_offsets[1:] - 1] == pytest.approx(version / 10)
 
 
