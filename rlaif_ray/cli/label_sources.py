@@ -12,7 +12,7 @@ from typing import Any
 from rlaif_ray.config import EnvConfig, RewardModelConfig, load_config
 from rlaif_ray.envs import env_spec
 from rlaif_ray.errors import ConfigError, RlaifError
-from rlaif_ray.feedback.exchange import import_parquet
+from rlaif_ray.feedback.exchange import import_jsonl, import_parquet
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.judged import store_path
 from rlaif_ray.report.run import RunRecord, find_run
@@ -21,7 +21,7 @@ from rlaif_ray.types import Array, Episode, Units
 
 __all__ = ["PooledLabels", "pooled"]
 
-EXPORTED = (".parquet",)
+EXPORTED = {".parquet": import_parquet, ".jsonl": import_jsonl}
 Knows = Callable[[Array], bool | None]
 
 
@@ -72,7 +72,7 @@ def _found(text: str, env_id: str, scratch: Path) -> _Source:
     path = Path(text)
     if path.is_file() and path.suffix in EXPORTED:
         with LabelStore(scratch) as store:
-            import_parquet(store, path)
+            EXPORTED[path.suffix](store, path)
         return _Source(scratch, _named(env_id), None)
     if path.is_file():
         beside = path.parent / "config.yaml"

@@ -16,7 +16,7 @@ from rlaif_ray.types import EpisodeRenderer, Label, Verdict
 
 __all__ = ["export", "import_", "prune", "show", "stats"]
 
-FORMATS = ("parquet",)
+FORMATS = ("parquet", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,16 @@ def export(command: Export) -> int:
         raise UnknownNameError("value of --format", command.format, FORMATS)
     with only_json(command.json):
         from rlaif_ray.envs.media import contact_sheet
-        from rlaif_ray.feedback.exchange import export_parquet
+        from rlaif_ray.feedback.exchange import export_jsonl, export_parquet
         from rlaif_ray.feedback.store import LabelStore
 
         place = _find(command.where)
-        out = Path(command.out) if command.out else place.path.parent / "labels.parquet"
+        out = Path(command.out) if command.out else place.path.parent / f"labels.{command.format}"
         with LabelStore(place.path, readonly=True) as store:
-            written = export_parquet(store, out, renderer=place.renderer, sheet=contact_sheet)
+            if command.format == "jsonl":
+                written = export_jsonl(store, out)
+            else:
+                written = export_parquet(store, out, renderer=place.renderer, sheet=contact_sheet)
     _say(command.json, {"file": str(out), "labels": written})
     return 0
 
@@ -65,11 +68,12 @@ def import_(command: Import) -> int:
     if not Path(command.file).is_file():
         raise ConfigError(f"file {command.file!r}: no such file")
     with only_json(command.json):
-        from rlaif_ray.feedback.exchange import import_parquet
+        from rlaif_ray.feedback.exchange import import_jsonl, import_parquet
         from rlaif_ray.feedback.store import LabelStore
 
         with LabelStore(command.store) as store:
-            figures = asdict(import_parquet(store, Path(command.file)))
+            take_in = import_jsonl if Path(command.file).suffix == ".jsonl" else import_parquet
+            figures = asdict(take_in(store, Path(command.file)))
     _say(command.json, figures | {"store": command.store})
     return 0
 

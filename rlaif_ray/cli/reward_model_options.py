@@ -10,7 +10,7 @@ import tyro
 __all__ = ["Fit", "Grade"]
 
 LabelSources = Annotated[
-    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|STORE.sqlite|LABELS.parquet ...")
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|STORE.sqlite|LABELS.parquet|.jsonl ...")
 ]
 
 

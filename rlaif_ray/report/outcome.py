@@ -151,6 +151,7 @@ def statements(record: RunRecord) -> list[str]:
     said += _about_sources(record)
     said += approval_statement(record)
     said += _about_watch(record)
+    said += _about_drift(record)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(
             "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
@@ -221,6 +222,17 @@ def _about_sources(record: RunRecord) -> list[str]:
     return [
         f"Of all episodes learned from, {decimal(direct, 2)} % were paid by a verdict itself and "
         f"{decimal(distilled)} % by the reward model."
+    ]
+
+
+def _about_drift(record: RunRecord) -> list[str]:
+    """Whether the reward model in service at the end does worse on what the policy does now."""
+    model = record.summary.get("reward_model")
+    if not isinstance(model, Mapping) or not model.get("drift_alarm"):
+        return []
+    return [
+        "DRIFT ALARM: on held-out labels of the newest policy versions the reward model in service agrees with the "
+        f"judge less than on those before (p = {decimal(number(model, 'drift_p'), 4)}, one-sided)."
     ]
 
 

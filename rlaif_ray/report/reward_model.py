@@ -110,11 +110,6 @@ def _alarms(model: Mapping[str, Any]) -> list[str]:
     said = []
     if np.isfinite(fits):
         said.append(f"Of {count(fits)} fits {count(back)} were rolled back; {count(alarms)} had a drift alarm.")
-    if model.get("drift_alarm"):
-        said.append(
-            f"DRIFT ALARM: the version in service does worse on the newest policy versions than before "
-            f"(p = {decimal(number(model, 'drift_p'), 4)}, one-sided)."
-        )
     return said
 
 

@@ -65,7 +65,7 @@ def test_smaller(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "says"),
     [
         (["export", "nowhere"], "nowhere"),
-        (["export", "{store}", "--format", "csv"], "allowed are parquet"),
+        (["export", "{store}", "--format", "csv"], "allowed are jsonl, parquet"),
         (["import", "missing.parquet"], "no such file"),
         (["prune", "{store}", "--frames-mb", "-1"], "allowed are numbers from 0"),
         (["show", "{store}"], "needs"),

@@ -190,6 +190,9 @@ def test_a_store_and_an_exported_file_say_the_same(
     assert of_store == of_run
     assert of_file["against_judge"] == of_run["against_judge"]
     assert of_file["truth_audit_only"] is None  # nobody says which world it is
+    lines = tmp_path / "labels.jsonl"
+    assert main(["labels", "export", str(run / "labels.sqlite"), "--format", "jsonl", "--out", str(lines)]) == 0
+    assert figures(capsys, "evaluate", str(fitted), str(lines)) | {"file": ""} == of_file | {"file": ""}
     named = figures(capsys, "evaluate", str(fitted), str(exported), "--env", "rlaif_ray/Homegrid-v0")
     assert named == of_run
 

@@ -11,6 +11,7 @@ import pytest
 from synthetic_run import SUMMARY, write_labels, write_run
 
 from rlaif_ray.report.html import render_report
+from rlaif_ray.report.outcome import statements
 from rlaif_ray.report.reward_model import reward_model_section
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.scorebook import Score, append_scores
@@ -43,15 +44,16 @@ def test_rare_harm_is_not_measurable_and_the_bound_is_the_rule_of_three(tmp_path
     assert "at most 7.5 % errors by the rule of three" in said
     assert "Balanced accuracy on all held-out labels: 96.0 % (91.0 to 98.5)." in said
     assert "Of 12 fits 1 were rolled back; 0 had a drift alarm." in said
-    assert "ALARM" not in said
+    assert not any("ALARM" in line for line in statements(RunRecord.read(tmp_path / "run")))
     assert section.rows[0][:4] == ("3 to 40", "30", "25", "53")
     assert section.rows[0][4].startswith("96.4 (")
 
 
 def test_common_harm_is_measured_and_an_alarm_is_loud(tmp_path: Path) -> None:
-    section = reward_model_section(recorded(tmp_path / "run", EARLY, COMMON, alarm=True))
+    record = recorded(tmp_path / "run", EARLY, COMMON, alarm=True)
+    section = reward_model_section(record)
     assert section is not None
-    said = " ".join(section.statements)
+    said = " ".join([*section.statements, *statements(record)])
     assert "On-policy (policy versions 41 to 80): 85.0 % agreement" in said
     assert "DRIFT ALARM" in said
     assert "p = 0.0004" in said
