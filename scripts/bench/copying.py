@@ -10,6 +10,8 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
+from rlaif_ray import ppo
+
 __all__ = ["watch_copies"]
 
 
@@ -20,16 +22,16 @@ def watch_copies(algorithm: Any) -> dict[str, Any]:
     at most while fragments become a batch, over the batch's observations.
     """
     seen: dict[str, Any] = {}
-    look, columns, group = algorithm._look, algorithm._columns, algorithm.learner_group
+    columns, group = ppo.flat_columns, algorithm.learner_group
     update = group.update
     module = group._learner.module[DEFAULT_MODULE_ID].unwrapped()
     forward = module.forward_train
 
-    def columns_watched(mixed: Any) -> Any:
+    def columns_watched(mixed: Any, *options: Any) -> Any:
         seen["fragments"] = [fragment.obs for fragment, _ in mixed]
         tracemalloc.start()
         try:
-            seen["columns"] = columns(mixed)
+            seen["columns"] = columns(mixed, *options)
             return seen["columns"]
         finally:
             seen["peak"] = tracemalloc.get_traced_memory()[1]
@@ -43,12 +45,11 @@ def watch_copies(algorithm: Any) -> dict[str, Any]:
         seen.setdefault("minibatch", batch.get(Columns.OBS))  # none: rows of a digest
         return forward(batch, **options)
 
-    algorithm._columns, group.update, module.forward_train = columns_watched, update_watched, forward_watched
+    ppo.flat_columns, group.update, module.forward_train = columns_watched, update_watched, forward_watched
     try:
         algorithm.train()
     finally:
-        algorithm._look, algorithm._columns, group.update = look, columns, update
-        module.forward_train = forward
+        ppo.flat_columns, group.update, module.forward_train = columns, update, forward
     return _told(seen)
 
 

@@ -116,6 +116,8 @@ class PaidBuffer(RolloutBuffer):  # type: ignore[misc]
 
 def feedback(parts: list[Part], model: RewardModel, config: Config, weight: float, shape: tuple[int, int]) -> Array:
     """(T, N) feedback reward of a rollout's parts; those without a weight begin under this one."""
+    if config.mix.combine != "add" or config.mix.normalise:
+        raise SystemExit(f"mix: got {config.mix}, allowed for Stable-Baselines3 here is what is added, as it is")
     into = np.zeros(shape, np.float32)
     batch = packed(parts)
     belief = model.score(batch).belief

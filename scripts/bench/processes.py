@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+from this_machine import machine
+
+__all__ = ["cpu_seconds", "machine", "memory_mb", "show"]
 
 MEGABYTE = 1_000_000
 _TITLES = {

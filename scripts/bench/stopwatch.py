@@ -11,6 +11,8 @@ import torch
 from flops import product_gflops
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, SAMPLE_TIMER
 
+from rlaif_ray import ppo
+
 __all__ = ["PARTS", "Stopwatch"]
 
 # In the order of an iteration. What is none of these is RLlib's own bookkeeping.
@@ -30,19 +32,22 @@ class Stopwatch:
         self._ahead = bool(algorithm._fleet.ahead)
         self._remote = algorithm.env_runner_group.num_remote_env_runners() > 0
         self._spent: Counter[str] = Counter()
+        self._plain: list[tuple[Any, str, Callable[..., Any]]] = []
         for owner, method, part in (
             (algorithm, "_act", "acting"),
             (algorithm.loop, "ask", "asking"),
             (algorithm.loop, "learn_to_judge", "asking"),
             (algorithm.loop, "mix", "scoring"),
             (algorithm.loop, "release", "scoring"),
-            (algorithm, "_columns", "advantage"),
+            (ppo, "flat_columns", "advantage"),
             (algorithm, "_learn", "all learning"),
             (algorithm.learner_group, "update", "learning"),
             (algorithm._fleet, "hand_out", "weight sync"),
             (algorithm, "step", "iteration"),
         ):
-            setattr(owner, method, self._timed(getattr(owner, method), part))
+            plain = getattr(owner, method)
+            setattr(owner, method, self._timed(plain, part))
+            self._plain.append((owner, method, plain))
 
     def _timed(self, plain: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -53,6 +58,11 @@ class Stopwatch:
                 self._spent[part] += time.perf_counter() - began
 
         return timed
+
+    def stop(self) -> None:
+        """Everything is called as before."""
+        while self._plain:
+            setattr(*self._plain.pop())
 
     def parts(self, row: dict[str, Any]) -> dict[str, float]:
         """Seconds of each part in the iteration that has just ended, and GFLOP/s of a large product beside it."""

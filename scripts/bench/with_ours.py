@@ -102,6 +102,8 @@ class Ours:
         return {"object_store_mb": (whole.get(name, 0.0) - free.get(name, 0.0)) / 1e6}
 
     def close(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
         self.algorithm.stop()
         self._stack.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 from collections import Counter
@@ -284,3 +285,8 @@ def test_a_ratio_lower_than_the_stored_one_is_told():
                      "b": {"median": 1.0}})  # fmt: skip
     assert {name: one["lower"] for name, one in found.items()} == {"a": False, "b": True, "c": False}
     assert found["c"]["stored"] is None
+
+
+@pytest.mark.parametrize("path", sorted(MAIN.parent.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_imports(path):
+    importlib.import_module(path.stem)
