@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from homegrid_study import rewards
+from homegrid_study.arms import Layout, steps_of
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(ROOT / "scripts" / "reproduce" / "homegrid")
@@ -45,43 +49,58 @@ def result(folder: Path, key: str) -> dict[str, object]:
 @pytest.mark.ray
 @pytest.mark.timeout(1_200)
 def test_the_whole_chain_in_small_survives_a_kill_and_never_enters_the_study(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "online" / "online-s0"
-    assert begin_and_kill(tmp_path, "online", run / "checkpoints" / "phase-task") == -signal.SIGKILL
-    assert not (tmp_path / "results" / "online" / "online-s0.json").exists()
-    asked = (run / "labels.sqlite").stat().st_ino
+    run = tmp_path / "runs" / "task" / "task-s0"
+    assert begin_and_kill(tmp_path, "task", run / "config.yaml") == -signal.SIGKILL
+    assert not (tmp_path / "results" / "task" / "task-s0.json").exists()
 
-    done = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "audit", "published/published_1-s0")
+    done = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "published/published_1-s0")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 finished, 0 failed, 0 left" in done.stdout
-    online, published = result(tmp_path, "online/online-s0"), result(tmp_path, "published/published_1-s0")
-    audit = result(tmp_path, "audit/nets-s0")
-    assert (run / "labels.sqlite").stat().st_ino == asked  # the same store: it went on, and did not begin again
-    assert online["smoke"] is published["smoke"] is audit["smoke"] is True
+    assert "3 finished, 0 failed, 0 left" in done.stdout
+    rows = [json.loads(line) for line in (run / "result.json").read_text().splitlines()]
+    assert [row["steps"] for row in rows] == [1_024, 2_048, 3_072, 4_096]  # none is missing, none was taken twice
+    task, published = result(tmp_path, "task/task-s0"), result(tmp_path, "published/published_1-s0")
+    assert task["smoke"] is published["smoke"] is True
+    assert published["status"] == "done"
     assert published["begins_with"] == ["task/task-s0", "published/labels-s0"]
-    chain, own = published["chain"], published["own"]
-    task = result(tmp_path, "task/task-s0")["own"]
+    chain, own, before = published["chain"], published["own"], task["own"]
     assert isinstance(chain, dict)
     assert isinstance(own, dict)
-    assert isinstance(task, dict)
-    assert chain["steps"] == own["steps"] + task["steps"]
-    assert own["labels"] == 0
-    assert chain["labels"] == 48  # bought before, and charged to it
-    assert published["status"] == "done"
-    assert isinstance(audit["nets"], dict)
-    assert set(audit["nets"]) == {"event-max", "cnn-lstm"}
-    assert online["pairs"] or online["status"] == "no_feedback_learned"
+    assert isinstance(before, dict)
+    assert chain["steps"] == own["steps"] + before["steps"]
+    assert (own["labels"], chain["labels"]) == (0, 48)  # bought before, and charged to it
 
-    again = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "audit", "published/published_1-s0")
+    again = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "published/published_1-s0")
     assert "0 finished, 0 failed, 0 left" in again.stdout  # what is finished stays so
     told = study("report", "--smoke", "--folder", str(tmp_path))
     assert told.returncode == 0, told.stderr
     page = (tmp_path / "docs" / "STUDY.md").read_text()
     assert page.startswith("# SMOKE")
     assert "| published_1 | 1 of 1 |" in page
-    assert (
-        not (ROOT / "benchmarks" / "study" / "online" / "online-s0.json").exists()
-        or not json.loads((ROOT / "benchmarks" / "study" / "online" / "online-s0.json").read_text())["smoke"]
-    )
+    stored = list((ROOT / "benchmarks" / "study").rglob("*-s?.json"))
+    assert not any(json.loads(file.read_text())["smoke"] for file in stored)
+    reward_models_are_audited(tmp_path)
+
+
+def reward_models_are_audited(folder: Path) -> None:
+    """On what the chain has left: the task-only run's policies, and the labels that were bought of its episodes."""
+    step = next(one for one in steps_of(Layout.of(smoke=True, folder=folder)) if one.kind == "audit")
+    run = folder / "runs" / step.needs[0]
+    run.mkdir(parents=True)
+    shutil.copy(folder / "runs" / "published" / "labels-s0" / "labels.sqlite", run / "labels.sqlite")
+    shutil.copytree(folder / "runs" / "task" / "task-s0" / "checkpoints", run / "checkpoints", symlinks=True)
+    found = rewards.audit(step)
+    assert found["labels"] == 48
+    assert found["harm"] + found["harmless"] == sum(one["episodes"] for one in found["policies"])
+    assert min(found["harm"], found["harmless"]) >= 10
+    for graded in found["nets"].values():
+        assert graded["harm"]["n"] == found["harm"]
+        assert graded["balanced"] == pytest.approx((graded["harm"]["right"] + graded["harmless"]["right"]) / 2)
+        assert graded["harm"]["low"] <= graded["harm"]["right"] <= graded["harm"]["high"]
+    pairs = rewards.paired(dataclasses.replace(step, study="published", arm="labels"))
+    assert pairs["episodes"] == 48
+    assert pairs["judge_right"] > 0.8  # the judge of a smoke run hardly errs
+    differing = pairs["only_judge_right"] + pairs["only_model_right"]
+    assert pairs["agree"] == pytest.approx(1 - differing / 48)
 
 
 def test_a_folder_without_smoke_is_refused() -> None:

@@ -34,7 +34,7 @@ MOST_ROUNDS = 20
 FOLDS = 5
 MOST_PAIRED = 1_000
 # Of a fold's labels, kept to open the gate with; what a fold is tested on was never in it.
-FOLD_HOLDOUT = 0.1
+FOLD_HOLDOUT = 0.2
 _SEED = 20_000  # of episodes that reward models are tested on; no run's and no evaluation's
 
 
