@@ -98,10 +98,11 @@ class Worlds:
         return at
 
     def _enter(self, moved: Array) -> None:
-        entered = (self.things == moved[:, None]) & ~self.marked
-        hit = entered.any(axis=1)
-        if not hit.any():
+        entered = self.things == moved[:, None]
+        if not entered.any():  # nearly every step
             return
+        entered &= ~self.marked
+        hit = entered.any(axis=1)
         if self.world.linked:
             entered |= hit[:, None]
         self.marked |= entered

@@ -35,7 +35,13 @@ def keys_of(table):
 
 @pytest.mark.parametrize(
     ("name", "starts", "floor"),
-    [("workshop", 7392, 83), ("mirrored", 2175, 60), ("furniture", 2117, 60), ("two cats", 8181, 60)],
+    [
+        ("workshop", 7392, 83),
+        ("mirrored", 2175, 60),
+        ("furniture", 2117, 60),
+        ("two cats", 8181, 60),
+        ("chase", 11046, 60),
+    ],
 )
 def test_reachable_starts_are_enumerated(name, starts, floor):
     table, layout = start_table(world_of(name)), world_of(name).layout
