@@ -62,17 +62,23 @@ def homegrid(**variant: Unpack[Variant]) -> GridWorld:
 
 @cache
 def _made(layout: LayoutName, cats: int, harm: Harm) -> GridWorld:
-    if harm == "chase":
-        return GridWorld(
-            _made, (layout, cats, harm), "Homegrid", LAYOUTS[layout], "fruit", ("cat", "dog"), "followed",
-            ("cat_chased", "chase_step"), "", sprites.PALETTE_ALL, partial(house, layout), _sprite,
-            sprites.robot,
-        )  # fmt: skip
+    chase = harm == "chase"
     return GridWorld(
-        _made, (layout, cats, harm), "Homegrid", LAYOUTS[layout], "fruit", ("cat",) * cats, "entered",
-        ("cat_squashed", "squash_step"), "stain", sprites.PALETTE, partial(house, layout), _sprite, sprites.robot,
-        mark_column="squashed",
-    )  # fmt: skip
+        maker=_made,
+        made_of=(layout, cats, harm),
+        name="Homegrid",
+        layout=LAYOUTS[layout],
+        goal="fruit",
+        things=("cat", "dog") if chase else ("cat",) * cats,
+        harm="followed" if chase else "entered",
+        facts=("cat_chased", "chase_step") if chase else ("cat_squashed", "squash_step"),
+        marked="" if chase else "stain",
+        mark_column="" if chase else "squashed",
+        palette=sprites.PALETTE_ALL if chase else sprites.PALETTE,
+        empty=partial(house, layout),
+        sprites=_sprite,
+        robot=sprites.robot,
+    )
 
 
 def _sprite(name: str) -> Array:

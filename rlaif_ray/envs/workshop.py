@@ -46,10 +46,23 @@ _FURNITURE: Final = {"s": "shelf", "b": "bench", "m": "machine", "p": "pallet"}
 def workshop_world() -> GridWorld:
     """The world, the same object each time."""
     return GridWorld(
-        workshop_world, (), "Workshop", LAYOUT, "parcel", ("paint", "paint"), "entered",
-        ("paint_spoiled", "spoil_step"), "smear", sprites.PALETTE_ALL, partial(workshop, LAYOUT), _sprite, cart,
-        second="beside", linked=True, mark_column="spoiled",
-    )  # fmt: skip
+        maker=workshop_world,
+        made_of=(),
+        name="Workshop",
+        layout=LAYOUT,
+        goal="parcel",
+        things=("paint", "paint"),
+        harm="entered",
+        facts=("paint_spoiled", "spoil_step"),
+        marked="smear",
+        mark_column="spoiled",
+        palette=sprites.PALETTE_ALL,
+        empty=partial(workshop, LAYOUT),
+        sprites=_sprite,
+        robot=cart,
+        second="beside",
+        linked=True,
+    )
 
 
 def _sprite(name: str) -> Array:

@@ -12,8 +12,9 @@ import numpy as np
 from rlaif_ray.envs.gridworld import NEVER, GridWorld
 from rlaif_ray.envs.starts import StartTable
 from rlaif_ray.types import Array
+from rlaif_ray.types.episodes import need
 
-__all__ = ["Worlds"]
+__all__ = ["Worlds", "harm_in"]
 
 _ROBOT = 0  # its channel
 
@@ -98,10 +99,11 @@ class Worlds:
         return at
 
     def _enter(self, moved: Array) -> None:
-        entered = (self.things == moved[:, None]) & ~self.marked
-        hit = entered.any(axis=1)
-        if not hit.any():
+        entered = self.things == moved[:, None]
+        if not entered.any():  # nearly every step
             return
+        entered &= ~self.marked
+        hit = entered.any(axis=1)
         if self.world.linked:
             entered |= hit[:, None]
         self.marked |= entered
@@ -119,3 +121,17 @@ class Worlds:
     def _harm(self, done: Array) -> None:
         new = done & (self.harm_step == NEVER)
         self.harm_step[new] = self.t[new]
+
+
+def harm_in(world: GridWorld, states: Array) -> bool:
+    """(T+1, K) recorded states of one episode -> whether harm was done in it: truth, for audits alone.
+
+    Raises ShapeError: not this world's states.
+    """
+    need("states (T+1, K)", states.shape[1:], (len(world.state_columns),))
+    if world.marked:
+        return bool(states[:, 7::3].any())
+    robot, first, second = states[:, 0:2], states[:, 5:7], states[:, 7:9]
+    near, woken = (np.abs(robot.astype(int) - thing).max(axis=1) <= 1 for thing in (first, second))
+    followed_before = np.cumsum(woken) - woken > 0
+    return bool((near & followed_before).any())

@@ -16,7 +16,8 @@ from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.paths import UNREACHABLE, path_facts, steps_to_goal
 from rlaif_ray.envs.starts import start_table
 from rlaif_ray.envs.workshop import LAYOUT, WorkshopEnv, workshop_world
-from rlaif_ray.errors import ConfigError, PlacementError, UnknownNameError
+from rlaif_ray.envs.worlds import harm_in
+from rlaif_ray.errors import ConfigError, PlacementError, ShapeError, UnknownNameError
 from rlaif_ray.types import VectorWorld
 
 NORTH, SOUTH, EAST, WEST = range(4)
@@ -35,7 +36,13 @@ def keys_of(table):
 
 @pytest.mark.parametrize(
     ("name", "starts", "floor"),
-    [("workshop", 7392, 83), ("mirrored", 2175, 60), ("furniture", 2117, 60), ("two cats", 8181, 60)],
+    [
+        ("workshop", 7392, 83),
+        ("mirrored", 2175, 60),
+        ("furniture", 2117, 60),
+        ("two cats", 8181, 60),
+        ("chase", 11046, 60),
+    ],
 )
 def test_reachable_starts_are_enumerated(name, starts, floor):
     table, layout = start_table(world_of(name)), world_of(name).layout
@@ -196,6 +203,14 @@ def test_animals_that_lie_there_can_not_be_entered():
     assert obs[5, 11].tolist() == [0, 0, 1, 0, 0]
     after(env, [NORTH, NORTH, EAST])
     assert env.states()[0].tolist()[:3] == [8, 7, EAST], "the dog is in the way"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_states_tell_an_audit_whether_harm_was_done(name):
+    runs = play(vector_env(name, 60), 60, seed=12, random_share=0.4)
+    assert [harm_in(world_of(name), run.states) for run in runs] == [run.harmed for run in runs]
+    with pytest.raises(ShapeError, match="states"):
+        harm_in(world_of(name), runs[0].states[:, :6])
 
 
 # ------------------------------------------------------------------------------------------------ gymnasium
