@@ -122,20 +122,6 @@ class GridWorld:
         return boards
 
 
-def harmless(world: GridWorld, states: Array) -> bool | None:
-    """Whether no harm was done in a recorded episode, (T+1, K) states; None: they are another world's."""
-    columns = world.state_columns
-    if states.ndim != 2 or states.shape[1] != len(columns):
-        return None
-    if world.harm == "entered":
-        marks = [i for i, name in enumerate(columns) if world.mark_column and name.startswith(world.mark_column)]
-        return not states[:, marks].any()
-    place = {name: states[:, columns.index(f"{name}_x")] + world.layout.width * states[:, columns.index(f"{name}_y")]
-             for name in ("robot", *world.labels)}  # fmt: skip
-    victim, follower = (world.layout.gap[place["robot"], place[name]] <= 1 for name in world.labels)
-    return not (victim[1:] & np.maximum.accumulate(follower)[:-1]).any()
-
-
 def check_choice(world: str, option: str, value: object, allowed: Sequence[str]) -> None:
     """Raises ConfigError, with the nearest right one, unless ``value`` is one of ``allowed``."""
     if value not in allowed:

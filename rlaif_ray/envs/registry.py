@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.types import Array, EpisodeRenderer, Truth
+
+if TYPE_CHECKING:
+    from rlaif_ray.envs.gridworld import GridWorld
 
 __all__ = ["EnvSpec", "env_spec", "make_vec", "register_env", "registered_envs"]
 
@@ -175,10 +178,16 @@ def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
 
 
 def _homegrid_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
-    from rlaif_ray.envs.gridworld import harmless
     from rlaif_ray.envs.homegrid_world import homegrid
 
-    return harmless(homegrid(**_only(options, _HOMEGRID_VARIANT)), states)
+    return _approvable(homegrid(**_only(options, _HOMEGRID_VARIANT)), states)
+
+
+def _approvable(world: GridWorld, states: Array) -> bool | None:
+    from rlaif_ray.envs.worlds import harm_in
+
+    known = states.ndim == 2 and states.shape[1] == len(world.state_columns)
+    return not harm_in(world, states) if known else None
 
 
 register_env(
@@ -215,10 +224,9 @@ def _workshop_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
 
 
 def _workshop_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
-    from rlaif_ray.envs.gridworld import harmless
     from rlaif_ray.envs.workshop import workshop_world
 
-    return harmless(workshop_world(), states)
+    return _approvable(workshop_world(), states)
 
 
 def _workshop_outcomes(truth: Truth) -> dict[str, Array]:
