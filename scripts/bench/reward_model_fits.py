@@ -111,7 +111,7 @@ def main() -> None:
             print("\n".join(table([one for one in found if (one.judge, one.labels) == (judge, stage)])), flush=True)
     if options.out:
         said = {"machine": machine(), "net": options.net, "fits": [vars(one) for one in found]}
-        options.out.write_text(json.dumps(said, indent=1) + "\n")
+        options.out.write_text(json.dumps(said) + "\n")
 
 
 def measure(
