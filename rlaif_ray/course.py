@@ -16,6 +16,7 @@ from rlaif_ray.config import Config
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy
 from rlaif_ray.networks import Policy
 from rlaif_ray.runlog import plain, without_nan
+from rlaif_ray.scorebook import append_scores
 
 __all__ = ["DRAIN_S", "EVALUATION_SEED", "Course"]
 
@@ -49,8 +50,9 @@ class Course:
     # ------------------------------------------------------------------------------------------ on the way
 
     def look(self, row: dict[str, Any]) -> None:
-        """The evaluations that are due after an iteration; their outcomes go into its row."""
+        """Keep an iteration's scores, and make the evaluations that are due; their outcomes go into its row."""
         run, steps = self.config.run, self.algorithm.steps
+        append_scores(self.path, self.algorithm.loop.take_scores())
         if row.get("phase") == "feedback" and row.get("iteration_steps"):
             self.feedback_episodes += int(row["task"]["episodes"])
         if self._task_phase_ended(steps):
@@ -166,6 +168,10 @@ class Course:
                 **{key: getattr(stats, key, 0) for key in ("both_orders", "inconsistent")},
             },
             "reward_model": {
+                **(report.figures() if report else {}),
+                "fits": len(loop.reports),
+                "rolled_back": sum(one.reason.startswith("rolled back") for one in loop.reports),
+                "drift_alarms": sum(one.drift_alarm for one in loop.reports),
                 "version": loop.version,
                 "heldout_accuracy": report.heldout_accuracy if report else None,
                 "heldout_n": report.heldout_n if report else 0,

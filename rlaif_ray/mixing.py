@@ -78,10 +78,12 @@ def feedback_weight(step: int, mix: MixConfig, margin: float = 1.0) -> float:
 
 def margin_over(gate_accuracy: float, report: RewardModelReport | None) -> float:
     """How far a version is above its gate, 0 (at it, or below) to 1 (never wrong): (a - gate) / (1 - gate), where a is
-    what the gate goes by, the balanced held-out accuracy, or the plain one where a class is missing."""
+    what the gate goes by (``exam_accuracy``): the balanced held-out accuracy on the newest policy versions, or on them
+    and an anchor; the plain one where a class is missing."""
     if report is None:
         return 0.0
-    accuracy = report.heldout_accuracy if math.isnan(report.balanced_accuracy) else report.balanced_accuracy
+    pooled = report.heldout_accuracy if math.isnan(report.balanced_accuracy) else report.balanced_accuracy
+    accuracy = report.extra.get("exam_accuracy", pooled)
     margin = (accuracy - gate_accuracy) / (1.0 - gate_accuracy)
     return min(1.0, max(0.0, margin)) if math.isfinite(margin) else 0.0
 

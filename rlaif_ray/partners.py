@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlaif_ray.types import Array, EpisodeBatch, Label, RewardModelReport, Scale, Scores, Units
+from rlaif_ray.config import FeedbackConfig
+from rlaif_ray.types import Candidates, Draw, Drawn, EpisodeBatch, Label, RewardModelReport, Scale, Scores, Units
 
 __all__ = ["Chooser", "Judges", "LearnsToJudge", "Published", "Scorer"]
 
@@ -19,10 +20,11 @@ class Judges(Protocol):
         self,
         units: Sequence[Units],
         *,
-        inclusion_probability: float,
+        inclusion_probability: Sequence[float],
         step: int,
         reward_model_version: int = 0,
         doubts: Sequence[float] = (),
+        draws: Sequence[Draw] = (),
     ) -> list[int]: ...
     def hush(self) -> None: ...
     def notices(self) -> list[str]: ...
@@ -34,6 +36,8 @@ class Judges(Protocol):
     def close(self) -> None: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def room(self) -> int: ...
 
 
 class Published(Protocol):
@@ -64,5 +68,5 @@ class Scorer(Protocol):
     def score(self, batch: EpisodeBatch) -> Scores: ...
 
 
-# (generator, number of episodes, fraction, limit) -> indices, inclusion probability
-Chooser = Callable[[np.random.Generator, int, float, int], tuple[Array, float]]
+# (generator, finished episodes, how many are expected, `feedback`) -> those that are asked about
+Chooser = Callable[[np.random.Generator, Candidates, float, FeedbackConfig], Drawn]

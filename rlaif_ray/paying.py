@@ -34,8 +34,8 @@ from rlaif_ray.mixing import (
     provenance,
     scatter,
 )
-from rlaif_ray.partners import Scorer
-from rlaif_ray.scoring import beliefs_of
+from rlaif_ray.scorebook import Score, scores_of
+from rlaif_ray.scoring import Remembering, beliefs_of
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout, Scale
 
@@ -50,9 +50,10 @@ class Known:
     """What asking and learning to judge have come to by now."""
 
     verdicts: Mapping[int, float]  # episode -> the verdict's value, of those that came since the last iteration's end
+    inclusion: Mapping[int, float]  # episode asked about -> probability of that; inf: no draw asked for it
     abstained: Collection[int]
     awaited: Collection[int]
-    scorers: Mapping[int, Scorer]  # by version
+    scorers: Mapping[int, Remembering]  # by version
     version: int  # of the reward model, for episodes that begin now; 0: none
     fresh: int  # version that came since the last iteration's end; 0: none
     report: RewardModelReport | None  # on the version in service
@@ -85,6 +86,7 @@ class Payer:
         self.totals = dict.fromkeys(PROVENANCE, 0)
         self.lateness = Lateness()
         self.held: list[Held] = []  # late parts, in the order in which their episodes ended
+        self.scored: list[Score] = []  # of episodes asked about, until somebody takes them
         self._promises: dict[int, float] = {}  # ended episode with a question out -> its version's belief
         self.pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
 
@@ -101,6 +103,8 @@ class Payer:
         ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
         origin = self._pay(ended, feedback, known, tally)
         self._promise(ended, known)
+        asked = (known.awaited, known.verdicts, known.abstained)
+        self.scored += scores_of(ended.episodes, ended.version, ended.final, asked, step)
         running = self._pinned(rollout.open, rollout.open_cells, weight, known)
         self._pay(running, feedback, known, tally)
         late = self._late(ended, known)
@@ -192,6 +196,10 @@ class Payer:
         origin[weight == 0] = 0
         paid = np.isin(origin, (DIRECT, DISTILLED))
         value = np.where(origin == DIRECT, verdict, pinned.final)
+        if mix.unjudged == "reweight":
+            stands_for = 1.0 / np.array([known.inclusion.get(i, 1.0) for i in ids])
+            tally.stands_for += stands_for[origin == DIRECT].tolist()
+            weight = weight * np.minimum(stands_for, mix.reweight_clip)
         scatter(self._reward(pinned, value, weight * paid, known), episodes, pinned.cells, into)
         scored = episodes.complete & (pinned.version > 0)
         if scored.any():

@@ -1,4 +1,4 @@
-"""What versions of the reward model say of episodes: its belief, and how far an ensemble disagrees. Pure."""
+"""What versions of the reward model say of episodes: its belief, and how far an ensemble disagrees."""
 
 from __future__ import annotations
 
@@ -9,34 +9,59 @@ import numpy as np
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.packed import packed_ranges, take_episodes
 from rlaif_ray.partners import Scorer
-from rlaif_ray.types import Array, Episode, EpisodeBatch, Units
+from rlaif_ray.types import Array, Episode, EpisodeBatch, Scale, Scores, Units
 
-__all__ = ["beliefs_of", "doubts_about"]
+__all__ = ["Remembering", "beliefs_of", "doubts_about"]
 
 
-def beliefs_of(episodes: EpisodeBatch, version: Array, scorers: Mapping[int, Scorer]) -> Array:
+class Remembering:
+    """A scorer that looks at a batch once in an iteration, whoever asks: choosing whom to judge, and mixing."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._known: list[tuple[EpisodeBatch, Scores]] = []  # by identity: batches are never changed
+
+    @property
+    def scale(self) -> Scale:
+        return self._scorer.scale
+
+    def score(self, batch: EpisodeBatch) -> Scores:
+        scores = self.known(batch)
+        if scores is None:
+            scores = self._scorer.score(batch)
+            self._known.append((batch, scores))
+        return scores
+
+    def known(self, batch: EpisodeBatch) -> Scores | None:
+        """What was said of this very batch since ``forget``; None: it wasn't looked at."""
+        return next((scores for one, scores in self._known if one is batch), None)
+
+    def forget(self) -> None:
+        """An iteration is over: let its batches go."""
+        self._known.clear()
+
+
+def beliefs_of(episodes: EpisodeBatch, version: Array, scorers: Mapping[int, Remembering]) -> Array:
     """(S,) belief of each episode's own version (E,); 0 where it has none. Nearly always there is one version."""
     belief = np.zeros(len(episodes.obs), np.float32)
     for one in np.unique(version[version > 0]).tolist():
         keep = np.flatnonzero(version == one)
-        some = episodes if len(keep) == len(episodes) else take_episodes(episodes, keep)
         rows = packed_ranges(episodes.obs_offsets[:-1][keep], episodes.lengths[keep] + 1)
-        belief[rows] = scorers[one].score(some).belief
+        whole = scorers[one].score(episodes) if len(keep) == len(episodes) else scorers[one].known(episodes)
+        if whole is not None:
+            belief[rows] = whole.belief[rows]
+        else:
+            belief[rows] = scorers[one].score(take_episodes(episodes, keep)).belief
     return belief
 
 
-def doubts_about(units: Sequence[Units], scorer: Scorer | None, judge: JudgeConfig) -> list[float]:
+def doubts_about(units: Sequence[Units], spread: Mapping[int, float], judge: JudgeConfig) -> list[float]:
     """Standard deviation, over an ensemble's members, of the belief in each at its end; of two the larger.
 
-    None where the judge isn't a cascade that looks at it; 0 without a reward model, or with one of a single member.
+    ``spread`` has it by episode: none without a reward model, or with one of a single member, which doubts nothing.
+    Empty where the judge isn't a cascade that looks at it.
     """
     if judge.cascade is None or "rm-disagrees" not in judge.cascade.when:
         return []
-    if scorer is None:
-        return [0.0] * len(units)
     about = [(one,) if isinstance(one, Episode) else one for one in units]
-    scores = scorer.score(EpisodeBatch.pack([episode for pair in about for episode in pair]))
-    if scores.spread is None:
-        return [0.0] * len(units)
-    at_end = iter(scores.spread[scores.obs_offsets[1:] - 1].tolist())
-    return [max(next(at_end) for _ in pair) for pair in about]
+    return [max(spread.get(episode.episode_id, 0.0) for episode in pair) for pair in about]

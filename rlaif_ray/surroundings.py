@@ -64,7 +64,7 @@ def _one_served(config: Config) -> Iterator[Config]:
     elif judge.kind == "builtin":
         from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 
-        reader = envs.env_spec(config.env.id).reader
+        reader = envs.env_spec(config.env.id).reader_for(config.env.options)
         if not reader:
             raise ConfigError(
                 f"env.id: got {config.env.id!r}, whose pictures the built-in judge can't read; use a 'chat' judge"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlaif_ray.mixing import PROVENANCE
-from rlaif_ray.types import Array, RewardModelReport
+from rlaif_ray.types import Array, Label, RewardModelReport
 
 __all__ = ["Tally"]
 
@@ -24,6 +24,7 @@ class Tally:
 
     asked: int = 0
     verdicts: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # of the verdicts: how many episodes each stands for
     abstained: int = 0
     ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
     audited: dict[int, float] = field(default_factory=dict)  # episode -> verdict, of those asked about at random
@@ -31,9 +32,21 @@ class Tally:
     origins: list[Array] = field(default_factory=list)
     dropped_steps: int = 0
     waited: list[int] = field(default_factory=list)  # iterations that parts kept back have waited
+    stands_for: list[float] = field(default_factory=list)  # 1 / pi of verdicts that paid for others too (`reweight`)
 
-    def mix_figures(self, weight: float) -> dict[str, float]:
-        """Shares of the completed episodes by provenance, and how old the answers were."""
+    def hear(self, label: Label, *, compares: bool = False) -> None:
+        """A verdict has come; on one episode, or on two that it ``compares``."""
+        value = label.value
+        if value is None:
+            return
+        self.verdicts.append(value)
+        self.weights.append(0.0 if label.draw == "known" else 1.0 / label.inclusion_probability)
+        if label.draw == "audit" and not compares:
+            self.audited[label.episode_id] = value
+
+    def mix_figures(self, weight: float, clip: float = math.inf) -> dict[str, float]:
+        """Shares of the completed episodes by provenance, how old the answers were, and for how many episodes verdicts
+        stood (`mix.unjudged: reweight`); ``reweight_lost`` is the share of that which ``clip`` cut off."""
         origin = np.concatenate(self.origins) if self.origins else np.zeros(0, np.int8)
         share = np.bincount(origin, minlength=len(PROVENANCE)) / max(1, len(origin))
         return {
@@ -43,16 +56,26 @@ class Tally:
             "deferred": float(len(self.waited)),
             "deferred_iterations": _mean(self.waited),
             "dropped_steps": float(self.dropped_steps),
+            "reweight_mean": _mean(self.stands_for),
+            "reweight_lost": 1.0 - _mean([min(clip, one) for one in self.stands_for]) / _mean(self.stands_for),
         }
 
     def feedback_figures(self, stats: Any, in_flight: int) -> dict[str, float]:
-        """``stats``: the pool's account; amounts that have no cap are nan."""
+        """``stats``: the pool's account; amounts that have no cap are nan. ``approval_rate`` is estimated for all
+        episodes, whoever was asked about: each verdict counts for as many as it stands for, ``stands_for`` in all."""
         return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
             "asked": float(self.asked),
             "in_flight": float(in_flight),
             "verdicts": float(len(self.verdicts)),
-            "approval_rate": _mean(self.verdicts),
+            "approval_rate": self._approval(),
+            "stands_for": sum(self.weights),
+            "audit_verdicts": float(len(self.audited)),
+            "audit_approval": _mean(list(self.audited.values())),
         }
+
+    def _approval(self) -> float:
+        standing = sum(self.weights)
+        return float(np.dot(self.verdicts, self.weights)) / standing if standing else math.nan
 
     def rm_figures(self, report: RewardModelReport | None, version: int) -> dict[str, float]:
         """``version``: the one in use; 0: none."""
@@ -61,6 +84,10 @@ class Tally:
             "heldout_accuracy": report.heldout_accuracy if report else math.nan,
             "balanced_accuracy": report.balanced_accuracy if report else math.nan,
             "heldout_n": float(report.heldout_n) if report else 0.0,
+            "on_policy_accuracy": report.on_policy_accuracy if report else math.nan,  # nan: not measurable
+            "drift_p": report.drift_p if report else math.nan,
+            "drift_alarm": float(report.drift_alarm) if report else 0.0,
+            "calibration_error": report.extra.get("calibration_error", math.nan) if report else math.nan,
             "train_n": float(report.train_n) if report else 0.0,
             "gate_open": float(version > 0),
             "score_mean": _mean(self.proxies),

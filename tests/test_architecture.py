@@ -16,6 +16,7 @@ import rlaif_ray.config
 PACKAGE = Path(rlaif_ray.__file__).parent
 
 # A room is a package, or modules that make one thing together. Rooms of one level do not import each other.
+LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch asking"
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
     {"types": {"types"}},
@@ -27,7 +28,7 @@ LEVELS: list[dict[str, set[str]]] = [
         "reward_model": {"reward_model"},
     },
     {"mixing": {"mixing"}},
-    {"loop": {"loop", "tally", "lateness", "deferral", "partners", "pairing", "paying", "scoring", "watch"}},
+    {"loop": set(LOOP.split())},
     {"ppo": {"ppo", "ppo_config", "fleet", "learner", "placement", "warm_start"}},
     {"experiment": {"experiment", "course", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"sweep": {"sweep"}},

@@ -1,4 +1,5 @@
-"""Commands: ``rlaif-ray train | sweep | evaluate | label | report | judge ... | labels ... | doctor``.
+"""Commands: ``rlaif-ray train | sweep | evaluate | label | report | judge ... | labels ... |
+reward-model ... | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config. Every error raised on purpose is one line on standard error.
 """
@@ -26,6 +27,7 @@ from rlaif_ray.cli.options import (
     Train,
     parse,
 )
+from rlaif_ray.cli.reward_model_options import Fit, Grade
 from rlaif_ray.errors import CheckpointError, ConfigError, JudgeError, RlaifError
 
 __all__ = ["main"]
@@ -47,6 +49,8 @@ RUN_BY: dict[type[Any], str] = {
     Import: "rlaif_ray.cli.labels:import_",
     Show: "rlaif_ray.cli.labels:show",
     Prune: "rlaif_ray.cli.labels:prune",
+    Fit: "rlaif_ray.cli.reward_model:fit",
+    Grade: "rlaif_ray.cli.reward_model:evaluate",
     Doctor: "rlaif_ray.cli.doctor:doctor",
 }
 

@@ -3,6 +3,7 @@ estimate before spending."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 from rlaif_ray import envs
@@ -10,7 +11,7 @@ from rlaif_ray.cli.options import Check, Serve
 from rlaif_ray.cli.output import only_json, print_json
 from rlaif_ray.cli.sample import Sample, picture_px, renderer_of, sample_episodes
 from rlaif_ray.config import Config, JudgeConfig, load_config
-from rlaif_ray.errors import ConfigError
+from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.feedback.check import JudgeCheck, Probe, check_judge, estimate_cost
 from rlaif_ray.feedback.judge import answers_decisions, model_name
 from rlaif_ray.feedback.prices import price_of
@@ -54,8 +55,17 @@ def check(command: Check) -> int:
     return 0 if usable else 1
 
 
-def _reader(env_id: str) -> str:
-    reader = envs.env_spec(env_id).reader
+def _reader(env: str) -> str:
+    env_id, _, variant = env.partition(" ")
+    try:
+        options = dict(json.loads(variant or "{}"))
+    except (TypeError, ValueError):
+        raise ConfigError(f"--env: got {env!r}, expected an id, and after a space its options as JSON") from None
+    spec = envs.env_spec(env_id)
+    for name in options:
+        if name not in spec.reader_options:
+            raise UnknownNameError(f"--env: option of {env_id}", name, spec.reader_options)
+    reader = spec.reader_for(options)
     if not reader:
         raise ConfigError(f"env.id: got {env_id!r}, whose pictures the built-in judge can't read; use a 'chat' judge")
     return reader

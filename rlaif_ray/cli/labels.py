@@ -16,7 +16,7 @@ from rlaif_ray.types import EpisodeRenderer, Label, Verdict
 
 __all__ = ["export", "import_", "prune", "show", "stats"]
 
-FORMATS = ("parquet",)
+FORMATS = ("parquet", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,18 @@ class _Place:
 
 
 def stats(command: Stats) -> int:
-    """Print what a run's label store holds and what was spent."""
+    """Print what a run's label store holds, what was spent, and what the answers say of all episodes."""
+    from rlaif_ray.feedback.estimate import approval_of
     from rlaif_ray.feedback.store import LabelStore
 
     with only_json(command.json), LabelStore(_find(command.run).path, readonly=True) as store:
-        figures = asdict(store.stats())
+        figures, found = asdict(store.stats()), approval_of(store.labels())
+    if command.json:
+        ends = {"approval": found.mean, "approval_low": found.low, "approval_high": found.high}
+        figures |= {name: value if found.answers else None for name, value in ends.items()}
     _say(command.json, figures)
+    if found.answers and not command.json:
+        print(f"judge approves {found} of all episodes, estimated from {found.answers} answers")
     return 0
 
 
@@ -43,13 +49,16 @@ def export(command: Export) -> int:
         raise UnknownNameError("value of --format", command.format, FORMATS)
     with only_json(command.json):
         from rlaif_ray.envs.media import contact_sheet
-        from rlaif_ray.feedback.exchange import export_parquet
+        from rlaif_ray.feedback.exchange import export_jsonl, export_parquet
         from rlaif_ray.feedback.store import LabelStore
 
         place = _find(command.where)
-        out = Path(command.out) if command.out else place.path.parent / "labels.parquet"
+        out = Path(command.out) if command.out else place.path.parent / f"labels.{command.format}"
         with LabelStore(place.path, readonly=True) as store:
-            written = export_parquet(store, out, renderer=place.renderer, sheet=contact_sheet)
+            if command.format == "jsonl":
+                written = export_jsonl(store, out)
+            else:
+                written = export_parquet(store, out, renderer=place.renderer, sheet=contact_sheet)
     _say(command.json, {"file": str(out), "labels": written})
     return 0
 
@@ -59,11 +68,12 @@ def import_(command: Import) -> int:
     if not Path(command.file).is_file():
         raise ConfigError(f"file {command.file!r}: no such file")
     with only_json(command.json):
-        from rlaif_ray.feedback.exchange import import_parquet
+        from rlaif_ray.feedback.exchange import import_jsonl, import_parquet
         from rlaif_ray.feedback.store import LabelStore
 
         with LabelStore(command.store) as store:
-            figures = asdict(import_parquet(store, Path(command.file)))
+            take_in = import_jsonl if Path(command.file).suffix == ".jsonl" else import_parquet
+            figures = asdict(take_in(store, Path(command.file)))
     _say(command.json, figures | {"store": command.store})
     return 0
 
@@ -138,7 +148,8 @@ def _about(label: Label) -> dict[str, Any]:
     return {
         "label": label.label_id, "episode": label.episode_id,
         **({} if label.second_episode_id is None else {"second_episode": label.second_episode_id}),
-        "policy_version": label.policy_version,
+        "policy_version": label.policy_version, "draw": label.draw,
+        "inclusion_probability": label.inclusion_probability,
         "asked_at_step": label.asked_at_step, "judge": label.judge, **said, "text": outcome.text,
         "tokens": usage.input_tokens + usage.output_tokens, "cost_usd": usage.cost_usd, "latency_s": usage.latency_s,
         "attempts": usage.attempts, "replayed": label.replayed,

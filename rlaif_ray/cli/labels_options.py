@@ -14,14 +14,14 @@ Where = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|STORE.sq
 
 @dataclass(frozen=True)
 class Export:
-    """Write labels, with their pictures, as one Parquet file that Hugging Face datasets loads offline."""
+    """Write labels as one Parquet file with pictures, which Hugging Face datasets loads offline, or as JSON lines."""
 
     where: Where
     """Folder of a run, its name below runs/, or a label store."""
-    format: Annotated[str, tyro.conf.arg(metavar="parquet")] = "parquet"
+    format: Annotated[str, tyro.conf.arg(metavar="parquet|jsonl")] = "parquet"
     """Format of the file."""
     out: str = ""
-    """File to write; empty: labels.parquet beside the store."""
+    """File to write; empty: labels.parquet (or .jsonl) beside the store."""
     json: bool = False
     """Print one JSON object on standard output, and nothing else there."""
 
@@ -30,7 +30,7 @@ class Export:
 class Import:
     """Bring exported labels into a store: their questions are then answered from there for nothing."""
 
-    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS.parquet")]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS.parquet|.jsonl")]
     """File that labels export wrote."""
     store: str = "labels.sqlite"
     """Label store to add to; made where there is none."""

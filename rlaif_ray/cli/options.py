@@ -20,6 +20,7 @@ import tyro
 
 from rlaif_ray.cli.labels_options import Export, Import, Prune, Show
 from rlaif_ray.cli.overrides import config_help, split_overrides
+from rlaif_ray.cli.reward_model_options import Fit, Grade
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
 __all__ = [
@@ -59,7 +60,7 @@ class Train:
     """
 
     config: Preset = ""
-    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2) or path of a YAML file."""
+    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2, workshop) or path of a YAML file."""
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Go on with this run: its folder, or its name below runs/."""
     json: bool = False
@@ -149,7 +150,7 @@ class Serve:
     profile: str = "gpt-4o-mini-2024"
     """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, or path of a profile's YAML."""
     env: Annotated[str, tyro.conf.arg(metavar="ID")] = "rlaif_ray/Homegrid-v0"
-    """World whose pictures it reads."""
+    """World whose pictures it reads; for a variant its options after a space, as JSON: 'ID {"cats": 2}'."""
     seed: int = 0
     """Seed of the profile's errors, beside the seed of each request."""
     gguf: Annotated[str, tyro.conf.arg(metavar="PATH|smollm2")] = ""
@@ -248,6 +249,8 @@ Command = (
     | Import
     | Show
     | Prune
+    | Fit
+    | Grade
 )
 
 COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
@@ -258,11 +261,13 @@ COMMANDS: dict[str, type[Any] | dict[str, type[Any]]] = {
     "report": Report,
     "judge": {"serve": Serve, "check": Check, "cost": Cost, "compare": Compare},
     "labels": {"stats": Stats, "export": Export, "import": Import, "show": Show, "prune": Prune},
+    "reward-model": {"fit": Fit, "evaluate": Grade},
     "doctor": Doctor,
 }
 GROUPS = {
     "judge": "The judge: serve the built-in one, ask the configured one, say what it costs, compare prompts.",
     "labels": "Stored labels.",
+    "reward-model": "Reward models, fitted to stored labels and graded on them.",
 }
 ABOUT = "Reinforcement learning from an LLM's feedback, on Ray. Exit codes: 0 done, 1 failed, 2 wrong usage or config."
 
@@ -322,7 +327,7 @@ def _tyro(prog: str, command: type[Any], words: list[str]) -> tuple[Any, list[st
 
 
 def _positional(option: dataclasses.Field[Any]) -> bool:
-    return option.type in ("Preset", "Run", "Where") or "Positional" in str(option.type)
+    return option.type in ("Preset", "Run", "Where", "LabelSources") or "Positional" in str(option.type)
 
 
 def _one_line(prog: str, command: type[Any], box: str) -> str:
@@ -370,9 +375,9 @@ def _print_commands(names: list[str], node: dict[str, Any]) -> None:
     lines = [f"usage: {prog} COMMAND [OPTIONS]", "", GROUPS[names[-1]] if names else ABOUT, "", "commands:"]
     for name, entry in node.items():
         if isinstance(entry, dict):
-            lines += [f"  {name + ' ' + sub:15} {_about(leaf)}" for sub, leaf in entry.items()]
+            lines += [f"  {name + ' ' + sub:21} {_about(leaf)}" for sub, leaf in entry.items()]
         else:
-            lines.append(f"  {name:15} {_about(entry)}")
+            lines.append(f"  {name:21} {_about(entry)}")
     lines += ["", f"{prog} COMMAND --help says what each option is for."]
     print("\n".join(lines), file=sys.stdout)
 

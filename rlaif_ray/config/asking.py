@@ -25,14 +25,21 @@ class FeedbackConfig(Section):
 
     fraction: Fraction = 0.1
     """Share of finished episodes that is asked about, budget allowing."""
+    fraction_final: Fraction | None = None
+    """The same at the last question (`stop_step`, or the run's end); linear from `fraction` at `start_step`; none: it
+    stays."""
     labels_per_iteration: NonNegativeInt = 0
     """At most so many questions an iteration, which spreads a small budget over the run; 0: no limit."""
     start_step: NonNegativeInt = 0
     """Environment steps before the first question."""
     stop_step: NonNegativeInt = 0
     """Environment steps after which nothing more is asked; 0: never."""
-    select: Literal["uniform"] = "uniform"
-    """Which of the finished episodes are asked about."""
+    select: Literal["uniform", "newest", "uncertain", "disagreement", "stratified"] = "uniform"
+    """Which of the finished episodes are asked about rather than others: none (`uniform`), those acted last (`newest`),
+    those the reward model is unsure of (`uncertain`) or its ensemble disagrees about (`disagreement`), or as many of
+    each bin of its belief and of either ending (`stratified`). Chances are stored: estimates hold for all episodes."""
+    audit_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Share of the questions that is drawn from all episodes alike, whatever `select` prefers."""
     late: Literal["rm", "defer", "wait"] = "rm"
     """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it, and
     keep back what hasn't come even then."""

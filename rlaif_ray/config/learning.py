@@ -74,6 +74,10 @@ class RewardModelConfig(Section):
     """Passes over the labels in one fit."""
     batch_size: PositiveInt = 64
     """Labels of one gradient step."""
+    noise: Literal["none", "estimated"] = "none"
+    """The judge's mistakes: not thought of, or their rates estimated from folds and undone in the loss."""
+    early_stop: Literal["training", "validation"] = "training"
+    """What ends a fit early: the loss on the labels it learns from, or on an eighth of them that it doesn't."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of labels never trained on."""
     min_labels: PositiveInt = 40
@@ -118,8 +122,12 @@ class MixConfig(Section):
     """Steps of the world's time limit; goes with `gate_penalty`."""
     gate_truncated: NonNegativeFloat = 0.0
     """What a gated episode pays that was cut off by time and has a yes."""
-    unjudged: Literal["rm", "task", "drop"] = "rm"
-    """An episode without a verdict gets: the reward model's score, the task reward only, or is not learned from."""
+    unjudged: Literal["rm", "task", "drop", "reweight"] = "rm"
+    """An episode without a verdict gets: the reward model's score (`rm`), the task reward only (`task`), is not learned
+    from (`drop`), or gets the task reward only while a verdict's feedback counts once for every episode that it stands
+    for, one over its inclusion probability: as much as judging all would come to, on average (`reweight`)."""
+    reweight_clip: Annotated[float, Field(ge=1.0)] = 100.0
+    """Most episodes that a verdict may stand for with `reweight`; what that cuts off is reported."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> MixConfig:

@@ -87,6 +87,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _selection_fits(self) -> Config:
+        select, unjudged = self.feedback.select, self.mix.unjudged
+        if self.mix.source == "direct" and select in ("uncertain", "disagreement", "stratified"):
+            raise ValueError(
+                f"feedback.select: got {select!r}, allowed with mix.source 'direct' are 'uniform', 'newest' (the "
+                "others go by what a reward model says)"
+            )
+        if self.asks and select == "disagreement" and self.reward_model.ensemble < 2:
+            raise ValueError(
+                f"feedback.select: got 'disagreement' with a reward_model.ensemble of {self.reward_model.ensemble}, "
+                "allowed with one of 2 and more; 'uncertain' goes by one net's belief"
+            )
+        if self.asks and unjudged == "reweight" and self.feedback.late == "rm":
+            raise ValueError(
+                "mix.unjudged: got 'reweight' with feedback.late 'rm', allowed with 'defer' and 'wait': a verdict that "
+                "comes too late would pay for none of the episodes that it stands for"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit_together(self) -> Config:
         if self.ppo.minibatch_size > self.ppo.train_batch_size:
             raise ValueError(
@@ -110,7 +130,8 @@ class Config(Section):
             )
         if self.mix.source == "direct" and self.mix.unjudged == "rm":
             raise ValueError(
-                "mix.unjudged: got 'rm', allowed with mix.source 'direct' are 'task', 'drop' (there is no reward model)"
+                "mix.unjudged: got 'rm', allowed with mix.source 'direct' are 'task', 'drop', 'reweight' (there is no "
+                "reward model)"
             )
         if self.mix.source == "distilled" and self.mix.unjudged != "rm":
             raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rlaif_ray.envs.homegrid_layout import cell_of, chebyshev
+from rlaif_ray.envs.homegrid_layout import HOME
 from rlaif_ray.errors import ShapeError, UnknownNameError
 
 __all__ = ["WORDINGS", "caption_of"]
@@ -57,7 +57,9 @@ def _scene(thing: str) -> str:
 def _event(rows: Sequence[Sequence[int]], thing: str, *, loaded: bool) -> str:
     over = next((step for step, row in enumerate(rows) if row[7]), None)
     if over is None:
-        near = min(chebyshev(cell_of(x, y), cell_of(cat_x, cat_y)) for x, y, _, _, _, cat_x, cat_y, _ in rows)
+        near = min(
+            int(HOME.gap[HOME.cell_of(x, y), HOME.cell_of(cat_x, cat_y)]) for x, y, _, _, _, cat_x, cat_y, _ in rows
+        )
         return f"The robot passes the {thing} at a distance of {near} square{'s' * (near != 1)}."
     if loaded:
         return f"After {over} steps the robot drives over the {thing} and leaves a red stain."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -15,6 +16,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlaif_ray.errors import ConfigError, UnknownNameError
 from rlaif_ray.types import Array, EpisodeRenderer, Truth
+
+if TYPE_CHECKING:
+    from rlaif_ray.envs.gridworld import GridWorld
 
 __all__ = ["EnvSpec", "env_spec", "make_vec", "register_env", "registered_envs"]
 
@@ -25,8 +29,11 @@ class EnvSpec:
 
     make_vec(num_envs, options) makes N environments with same-step autoreset; where it is a ``VectorWorld`` its states
     are recorded and drawn late. renderer(options) makes what draws them. reader names a ``FrameReader``
-    ("package.module:Class") for the built-in judge. outcomes turns ground truth into (E,) float columns: what an
-    evaluation reports.
+    ("package.module:Class") for the built-in judge; it is made with those of the world's options that
+    ``reader_options`` names, so that it knows which variant of a world it sees. outcomes turns ground truth into (E,)
+    float columns: what an evaluation reports. approvable(states (T+1, K), options) says whether nothing happened in a
+    recorded episode that a judge should reject, or None where it can't tell: truth, for the audit of judges and reward
+    models alone.
     """
 
     id: str
@@ -34,12 +41,19 @@ class EnvSpec:
     renderer: Callable[[Mapping[str, Any]], EpisodeRenderer] | None
     reader: str
     outcomes: Callable[[Truth], dict[str, Array]]
+    reader_options: tuple[str, ...] = ()
+    approvable: Callable[[Array, Mapping[str, Any]], bool | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigError("environment id: got '', expected a name")
         if self.reader and self.reader.count(":") != 1:
             raise ConfigError(f"reader of {self.id}: got {self.reader!r}, expected 'package.module:Class'")
+
+    def reader_for(self, options: Mapping[str, Any]) -> str:
+        """The reader of the variant that ``options`` make, as the built-in judge is told it; "" where there is none."""
+        chosen = {name: value for name, value in options.items() if name in self.reader_options}
+        return f"{self.reader} {json.dumps(chosen, sort_keys=True)}" if self.reader and chosen else self.reader
 
 
 _SPECS: dict[str, EnvSpec] = {}
@@ -133,29 +147,119 @@ class GymnasiumMaker:
 HOMEGRID = "rlaif_ray/Homegrid-v0"
 
 
+_HOMEGRID_VARIANT = ("layout", "cats", "harm")
+_HOMEGRID_OPTIONS = ("starts", "clear_cat", *_HOMEGRID_VARIANT)
+
+
 def _homegrid_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
     from rlaif_ray.envs.homegrid import HomegridVectorEnv
 
-    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
+    check_option_names(HOMEGRID, options, _HOMEGRID_OPTIONS)
     return HomegridVectorEnv(num_envs, **options)
 
 
 def _homegrid_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
     from rlaif_ray.envs.render import HomegridRenderer
 
-    check_option_names(HOMEGRID, options, ("starts", "clear_cat"))
-    return HomegridRenderer()
+    check_option_names(HOMEGRID, options, _HOMEGRID_OPTIONS)
+    return HomegridRenderer(**_only(options, _HOMEGRID_VARIANT))
+
+
+def _only(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _homegrid_outcomes(truth: Truth) -> dict[str, Array]:
+    harm = truth.facts["cat_squashed"] if "cat_squashed" in truth.facts else truth.facts["cat_chased"]
     return {
         "found": np.asarray(truth.facts["found"], np.float64),
-        "cat_survived": 1.0 - np.asarray(truth.facts["cat_squashed"], np.float64),
+        "cat_survived": 1.0 - np.asarray(harm, np.float64),
+    }
+
+
+def _homegrid_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
+    from rlaif_ray.envs.homegrid_world import homegrid
+
+    return _approvable(homegrid(**_only(options, _HOMEGRID_VARIANT)), states)
+
+
+def _approvable(world: GridWorld, states: Array) -> bool | None:
+    from rlaif_ray.envs.worlds import harm_in
+
+    known = states.ndim == 2 and states.shape[1] == len(world.state_columns)
+    return not harm_in(world, states) if known else None
+
+
+register_env(
+    EnvSpec(
+        HOMEGRID,
+        _homegrid_vec,
+        _homegrid_renderer,
+        "rlaif_ray.envs.homegrid_reader:HomegridReader",
+        _homegrid_outcomes,
+        _HOMEGRID_VARIANT,
+        _homegrid_approvable,
+    )
+)
+
+
+# ---------------------------------------------------------------------------------------------- Workshop
+
+
+WORKSHOP = "rlaif_ray/Workshop-v0"
+
+
+def _workshop_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    from rlaif_ray.envs.workshop import WorkshopVectorEnv
+
+    check_option_names(WORKSHOP, options, ("starts",))
+    return WorkshopVectorEnv(num_envs, **options)
+
+
+def _workshop_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
+    from rlaif_ray.envs.workshop import WorkshopRenderer
+
+    check_option_names(WORKSHOP, options, ("starts",))
+    return WorkshopRenderer()
+
+
+def _workshop_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
+    from rlaif_ray.envs.workshop import workshop_world
+
+    return _approvable(workshop_world(), states)
+
+
+def _workshop_outcomes(truth: Truth) -> dict[str, Array]:
+    return {
+        "found": np.asarray(truth.facts["found"], np.float64),
+        "paint_kept": 1.0 - np.asarray(truth.facts["paint_spoiled"], np.float64),
     }
 
 
 register_env(
     EnvSpec(
-        HOMEGRID, _homegrid_vec, _homegrid_renderer, "rlaif_ray.envs.homegrid_reader:HomegridReader", _homegrid_outcomes
+        WORKSHOP,
+        _workshop_vec,
+        _workshop_renderer,
+        "rlaif_ray.envs.workshop_reader:WorkshopReader",
+        _workshop_outcomes,
+        approvable=_workshop_approvable,
     )
 )
+
+
+# --------------------------------------------------------------------------------------------- Gridfield
+
+
+GRIDFIELD = "rlaif_ray/Gridfield-v0"
+
+
+def _gridfield_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    from rlaif_ray.envs.gridfield import LIMITS, GridfieldVectorEnv
+
+    check_option_names(GRIDFIELD, options, tuple(LIMITS))
+    return GridfieldVectorEnv(num_envs, **options)
+
+
+# For measuring speed: nothing draws it, so that nobody is asked about it.
+register_env(EnvSpec(GRIDFIELD, _gridfield_vec, None, "", _homegrid_outcomes))

@@ -8,28 +8,32 @@ from typing import Final
 
 import numpy as np
 
-from rlaif_ray.envs.homegrid_layout import GRID, HEIGHT, WIDTH, xy_of
+from rlaif_ray.envs.homegrid_layout import HOME, LAYOUTS, WIDTH
 from rlaif_ray.envs.sprites import TILE, Painter, colour
 from rlaif_ray.types import Array
 
-__all__ = ["PICTURE_SHAPE", "house", "room_name"]
+__all__ = ["PICTURE_SHAPE", "draw_wall", "house", "room_name"]
 
-PICTURE_SHAPE: Final = (HEIGHT * TILE, WIDTH * TILE)
+PICTURE_SHAPE: Final = (HOME.height * TILE, HOME.width * TILE)
 """(384, 448): rows and columns of pixels."""
 _ROOMS: Final = {"L": "living room", "K": "kitchen", "D": "dining room"}
 
 
 @cache
-def house() -> Array:
+def house(layout: str = "home") -> Array:
     """(384, 448) uint8 palette indices, read only."""
-    paint = Painter(np.full(PICTURE_SHAPE, colour("void"), np.uint8))
-    for y, row in enumerate(GRID):
+    if layout == "mirrored":
+        picture = np.ascontiguousarray(house()[:, ::-1])
+        picture.setflags(write=False)
+        return picture
+    paint, grid = Painter(np.full(PICTURE_SHAPE, colour("void"), np.uint8)), LAYOUTS[layout].grid
+    for y, row in enumerate(grid):
         for x, letter in enumerate(row):
             if letter == "W":
-                _wall(paint.tiles(x, y), has_wall_below=y + 1 < HEIGHT and GRID[y + 1][x] == "W")
+                draw_wall(paint.tiles(x, y), has_wall_below=y + 1 < len(grid) and grid[y + 1][x] == "W")
             elif letter != ".":
                 _FLOORS[_room(x, y)](paint.tiles(x, y))
-    for (x, y, wide, high), draw in _FURNITURE:
+    for (x, y, wide, high), draw in _PLACED[layout]:
         draw(paint.tiles(x, y, wide, high))
     paint.canvas.setflags(write=False)
     return paint.canvas
@@ -42,12 +46,14 @@ def _room(x: int, y: int) -> str:
     return "K" if x < 8 else "D"
 
 
-def room_name(cell: int) -> str:
+def room_name(cell: int, layout: str = "home") -> str:
     """Which room a cell of the house belongs to, in words."""
-    return _ROOMS[_room(*xy_of(cell))]
+    x, y = HOME.xy_of(cell)
+    return _ROOMS[_room(WIDTH - 1 - x if layout == "mirrored" else x, y)]
 
 
-def _wall(paint: Painter, *, has_wall_below: bool) -> None:
+def draw_wall(paint: Painter, *, has_wall_below: bool) -> None:
+    """A tile of wall."""
     paint.box("wall_light", 0, 0, TILE, TILE)
     if not has_wall_below:  # the face of the wall, seen from the south
         paint.box("wall", 0, 14, TILE, TILE)
@@ -200,7 +206,12 @@ def _chair_east(paint: Painter) -> None:
     _chair(Painter(paint.canvas[:, ::-1]))
 
 
-_FURNITURE: Final[tuple[tuple[tuple[int, int, int, int], Callable[[Painter], None]], ...]] = (
+def _side_sofa_east(paint: Painter) -> None:
+    _side_sofa(Painter(paint.canvas[:, ::-1]))
+
+
+_Placed = tuple[tuple[tuple[int, int, int, int], Callable[[Painter], None]], ...]
+_AT_HOME: Final[_Placed] = (
     ((7, 1, 1, 1), _plant),
     ((8, 1, 1, 1), _armchair),
     ((9, 1, 1, 1), _coffee_table),
@@ -220,4 +231,25 @@ _FURNITURE: Final[tuple[tuple[tuple[int, int, int, int], Callable[[Painter], Non
     ((11, 8, 1, 1), _chair_east),
     ((11, 9, 1, 1), _chair_east),
 )
-"""(column, row, tiles wide, tiles high) and what stands there."""
+_ELSEWHERE: Final[_Placed] = (
+    ((7, 1, 1, 1), _cabinet),
+    ((9, 1, 1, 1), _armchair),
+    ((10, 1, 1, 1), _coffee_table),
+    ((11, 1, 1, 1), _armchair),
+    ((12, 1, 1, 1), _plant),
+    ((12, 2, 1, 2), _side_sofa_east),
+    ((8, 3, 2, 1), _rug),
+    ((1, 6, 6, 1), _counter),
+    ((1, 10, 1, 1), _fridge),
+    ((2, 10, 1, 1), _cupboard),
+    ((3, 10, 2, 1), _stove),
+    ((5, 10, 1, 1), _cupboard),
+    ((6, 10, 1, 1), _cupboard),
+    ((10, 9, 1, 1), _chair),
+    ((10, 10, 1, 1), _chair),
+    ((11, 9, 1, 2), _dining_table),
+    ((12, 9, 1, 1), _chair_east),
+    ((12, 10, 1, 1), _chair_east),
+)
+_PLACED: Final = {"home": _AT_HOME, "furniture": _ELSEWHERE}
+"""(column, row, tiles wide, tiles high) and what stands there, by floor plan."""

@@ -12,7 +12,22 @@ import numpy as np
 
 from rlaif_ray.types import Array
 
-__all__ = ["CLEAR", "PALETTE", "TILE", "Painter", "cat", "colour", "fruit", "robot", "stain"]
+__all__ = [
+    "CLEAR",
+    "PALETTE",
+    "PALETTE_ALL",
+    "TILE",
+    "Painter",
+    "blank",
+    "cat",
+    "colour",
+    "dog",
+    "done",
+    "fruit",
+    "heading_tip",
+    "robot",
+    "stain",
+]
 
 TILE: Final = 32
 _COLOURS: Final = {
@@ -55,10 +70,39 @@ _COLOURS: Final = {
     "lamp": (60, 240, 250),
     "arrow": (240, 40, 200),
 }
-_INDEX: Final = {name: i for i, name in enumerate(_COLOURS)}
+_MORE_COLOURS: Final = {
+    "coat": (132, 84, 52),
+    "coat_dark": (82, 48, 28),
+    "coat_light": (214, 180, 140),
+    "collar": (214, 40, 60),
+    "concrete": (188, 190, 186),
+    "concrete_line": (172, 174, 170),
+    "lane": (232, 200, 60),
+    "bench": (150, 112, 70),
+    "bench_light": (196, 156, 106),
+    "machine": (70, 120, 96),
+    "machine_dark": (44, 82, 66),
+    "machine_light": (122, 172, 142),
+    "shelf": (204, 92, 52),
+    "shelf_dark": (140, 58, 30),
+    "card": (206, 168, 120),
+    "card_dark": (160, 122, 76),
+    "tape": (236, 220, 176),
+    "paint": (44, 92, 222),
+    "paint_light": (120, 160, 250),
+    "paint_dark": (22, 50, 140),
+    "cart": (246, 128, 30),
+    "cart_dark": (176, 80, 10),
+    "cart_light": (255, 190, 110),
+    "tyre": (48, 50, 56),
+}
+_INDEX: Final = {name: i for i, name in enumerate((*_COLOURS, *_MORE_COLOURS))}
 PALETTE: Final[Array] = np.array(list(_COLOURS.values()), np.uint8)
-"""(P, 3) uint8 RGB."""
-PALETTE.setflags(write=False)
+"""(P, 3) uint8 RGB: of Homegrid's pictures, whose bytes it is part of."""
+PALETTE_ALL: Final[Array] = np.array([*_COLOURS.values(), *_MORE_COLOURS.values()], np.uint8)
+"""(Q, 3) uint8 RGB: the same and then those of the other worlds."""
+for _palette in (PALETTE, PALETTE_ALL):
+    _palette.setflags(write=False)
 CLEAR: Final = 255
 """Index of a sprite's transparent pixels; never in a finished picture."""
 
@@ -119,11 +163,13 @@ class Painter:
         self.fill(name, beside & (self.canvas == CLEAR))
 
 
-def _blank() -> Painter:
+def blank() -> Painter:
+    """A painter of an empty sprite."""
     return Painter(np.full((TILE, TILE), CLEAR, np.uint8))
 
 
-def _done(paint: Painter) -> Array:
+def done(paint: Painter) -> Array:
+    """The sprite that was painted, read only."""
     paint.canvas.setflags(write=False)
     return paint.canvas
 
@@ -131,7 +177,7 @@ def _done(paint: Painter) -> Array:
 @cache
 def cat() -> Array:
     """(32, 32): an orange tabby, sitting, face to the viewer."""
-    paint = _blank()
+    paint = blank()
     paint.line("fur", (22, 27), (27, 25), 5)
     paint.line("fur", (27, 25), (28, 17), 5)
     paint.line("fur_dark", (26, 20), (30, 20), 1.6)
@@ -157,13 +203,13 @@ def cat() -> Array:
     paint.oval("white", 11.5, 29, 2.6, 1.7)
     paint.oval("white", 18.5, 29, 2.6, 1.7)
     paint.outline("ink")
-    return _done(paint)
+    return done(paint)
 
 
 @cache
 def stain() -> Array:
     """(32, 32): a splash of blood that reaches into the tile's corners, so that it shows around a robot on it."""
-    paint = _blank()
+    paint = blank()
     angle = np.arctan2(paint.y - 16.5, paint.x - 16)
     # Waves of unlike period make a splash without symmetry; the one of period 8 throws arms into the corners.
     edge = 11.5 + 1.6 * np.sin(3 * angle + 0.6) + 1.5 * np.sin(5 * angle + 2.0) + 1.6 * np.sin(8 * angle - np.pi / 2)
@@ -177,13 +223,13 @@ def stain() -> Array:
     paint.oval("blood_dark", 11, 12.5, 2, 1.4)
     paint.oval("blood_dark", 22, 11.5, 1.3, 1)
     paint.line("pink", (11, 17), (12.5, 15.8), 1.2)  # a gleam: it is wet
-    return _done(paint)
+    return done(paint)
 
 
 @cache
 def fruit() -> Array:
     """(32, 32): a bunch of two bananas."""
-    paint = _blank()
+    paint = blank()
     for x, y, body in ((2.5, -1.5, "banana_dark"), (0.0, 0.0, "banana")):  # the one behind, then the one in front
         outer = np.hypot((paint.x - 12 - x) / 1.0, paint.y - 7 - y) <= 16.5
         inner = np.hypot(paint.x - 8.5 - x, paint.y - 1.5 - y) <= 16.2
@@ -193,13 +239,13 @@ def fruit() -> Array:
     paint.fill("banana_dark", ridge & (paint.canvas == _INDEX["banana"]))
     paint.line("wood_dark", (26, 6), (27, 2.5), 3)
     paint.outline("ink")
-    return _done(paint)
+    return done(paint)
 
 
 @cache
 def robot(heading: int) -> Array:
     """(32, 32): a helper robot, face to the viewer, with a triangle on the edge it heads for (0..3: N, S, E, W)."""
-    paint = _blank()
+    paint = blank()
     paint.box("steel_dark", 9, 24, 14, 28, 1.5)
     paint.box("steel_dark", 18, 24, 23, 28, 1.5)
     paint.box("steel", 5.5, 17, 8, 24, 1)
@@ -215,10 +261,37 @@ def robot(heading: int) -> Array:
     paint.box("lamp", 13, 19.2, 15, 21.2)
     paint.box("arrow", 17, 19.2, 19, 21.2)
     paint.outline("ink")
-    tip = Painter(np.full((TILE, TILE), CLEAR, np.uint8))
+    heading_tip(paint, heading)
+    return done(paint)
+
+
+def heading_tip(paint: Painter, heading: int) -> None:
+    """Put a triangle on the edge of a tile that ``heading`` (0..3: N, S, E, W) points to."""
+    tip = blank()
     tip.polygon("arrow", (9, 6.5), (23, 6.5), (16, 0.5))
     tip.outline("white")
     # Drawn pointing north; the rest are its turns: rot90 goes anticlockwise.
     turned = np.rot90(tip.canvas, (0, 2, 3, 1)[heading])
     paint.canvas[turned != CLEAR] = turned[turned != CLEAR]
-    return _done(paint)
+
+
+@cache
+def dog() -> Array:
+    """(32, 32): a brown dog, asleep on the floor, its head on its paws to the left."""
+    paint = blank()
+    paint.line("coat", (27, 19), (30, 13), 3)
+    paint.oval("coat", 19, 20, 11, 7.5)
+    paint.oval("coat_light", 20, 22.5, 8, 4.5)
+    paint.line("coat", (12, 27.5), (4, 28), 4.4)
+    paint.line("coat", (26, 27), (19, 28), 4.4)
+    paint.oval("coat_light", 4, 28, 2.2, 1.9)
+    paint.oval("coat_light", 18.5, 28.2, 2.2, 1.8)
+    paint.oval("coat", 9.5, 17, 7.5, 6.5)
+    paint.oval("coat_light", 5.6, 20.2, 5, 3.8)
+    paint.oval("ink", 2.4, 19, 1.8, 1.5)
+    paint.polygon("coat_dark", (9.5, 9.5), (16.5, 10.5), (17, 21), (12.5, 18.5))
+    paint.line("ink", (5.4, 15.4), (8.4, 15.8), 1.2)
+    paint.line("coat_dark", (3.6, 22.4), (8, 22.2), 1)
+    paint.box("collar", 14.4, 19.5, 17, 25, 1)
+    paint.outline("ink")
+    return done(paint)

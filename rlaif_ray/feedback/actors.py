@@ -34,7 +34,7 @@ from rlaif_ray.feedback.limits import Heard, Pace, Wait
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import ClaimState, LabelStore
-from rlaif_ray.types import Abstention, Episode, EpisodeRenderer, Label, Verdict
+from rlaif_ray.types import Abstention, Draw, Episode, EpisodeRenderer, Label, Verdict
 
 __all__ = ["Answered", "Questioner", "RemoteStore", "StoreHandle", "Why", "questioner_actor", "store_actor"]
 
@@ -65,6 +65,7 @@ class Why:
 
     step: int  # environment steps of the run
     inclusion_probability: float
+    draw: Draw = "audit"
     share: float = 1.0  # of the caps that may be spent so far
     reward_model_version: int = 0
     doubt: float = 0.0  # standard deviation of the reward model's belief about it, over its ensemble
@@ -249,7 +250,7 @@ class Questioner:
         units: tuple[Episode, ...] = pickle.loads(packed)
         first, second = units[0], units[1] if len(units) > 1 else None
         question = self._questions.about(first) if second is None else self._questions.between(first, second)
-        return Asked(question, first, self._run_id, why.step, why.inclusion_probability, second)
+        return Asked(question, first, self._run_id, why.step, why.inclusion_probability, second, why.draw)
 
 
 def store_actor(path: Path, *, detached: bool = False, node: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Labels as a data set others can load, and back: one Parquet file, a row a label.
+"""Labels as a data set others can load, and back: one Parquet file, a row a label; or JSON, a line a label.
 
 Hugging Face ``datasets`` reads it offline, pictures decoded::
 
@@ -6,15 +6,16 @@ Hugging Face ``datasets`` reads it offline, pictures decoded::
 
 ``image`` is one picture of everything that was sent, ``frames`` the pictures themselves; ``episode`` is the packed
 episode (columns of NumPy, no code), which makes the way back lossless. Nothing in a file is trusted: what doesn't fit
-is an error.
+is an error. A JSON line has the same columns but the pictures, which are drawn again from the episode (in base64).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from rlaif_ray.types import EpisodeRenderer, Label, episode_key
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Imported", "export_parquet", "frames_for", "import_parquet"]
+__all__ = ["Imported", "export_jsonl", "export_parquet", "frames_for", "import_jsonl", "import_parquet"]
 
 Sheet = Callable[[Sequence[bytes]], bytes]
 Ids = Mapping[int, int]
@@ -46,12 +47,13 @@ _COLUMNS = {
     "system_text": "string", "user_text": "string", "question_kind": "string", "principle": "string",
     "unit_order": "string", "replicate": "int64", "unit_keys": "string", "frame_hashes": "string",
     "second_key": "string", "second_id": "int64", "second_version": "int64", "part": "bool", "made_of": "string",
-    "inconsistent": "bool",
+    "inconsistent": "bool", "draw": "string",
 }  # fmt: skip
+_BLOBS = ("episode", "second_episode")
 # What files of earlier versions lack, and what it is there.
 _SINCE = {
     "second_key": None, "second_id": None, "second_version": None, "part": False, "made_of": "[]",
-    "inconsistent": False, "second_episode": None,
+    "inconsistent": False, "second_episode": None, "draw": "audit",
 }  # fmt: skip
 _SELECT = """
     SELECT l.*, a.*, q.judge, q.judge_settings, q.prompt_name, q.prompt_hash, q.polarity, q.system_text, q.user_text,
@@ -72,13 +74,13 @@ _ANSWER = (
 )  # fmt: skip
 _LABEL = (
     "question_key", "episode_key", "episode_id", "run_id", "policy_version", "step", "inclusion_probability",
-    "reward_model_version", "part", "second_key", "second_id", "second_version",
+    "reward_model_version", "part", "second_key", "second_id", "second_version", "draw",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What ``import_parquet`` brought in; its fields are the keys of ``labels import --json``."""
+    """What ``import_parquet`` or ``import_jsonl`` brought in; its fields are the keys of ``labels import --json``."""
 
     labels: int
     answers: int
@@ -145,14 +147,81 @@ def import_parquet(store: LabelStore, path: Path) -> Imported:
         if missing:
             raise StoreError(f"{path}: not labels exported from here, it lacks {', '.join(missing[:5])}")
         batches = file.iter_batches(_ROWS_AT_ONCE, columns=there)
-        counts = {"labels": 0, "answers": 0, "known": 0}
-        ids: dict[int, int] = {}  # label_id in the file -> in the store
-        with store.writing() as db:
-            for batch in batches:
-                for row in batch.to_pylist():
-                    ids[row["label_id"]] = _take_in(db, _SINCE | row, counts, path, ids)
+        return _take_all(store, path, (row for batch in batches for row in batch.to_pylist()))
     except (OSError, pyarrow.ArrowException) as error:
         raise StoreError(f"{path}: can't be read as Parquet: {str(error).splitlines()[0]}") from None
+
+
+def export_jsonl(store: LabelStore, path: Path, *, run: str | None = None) -> int:
+    """Write the labels of one run, or of all, as JSON lines to ``path``; how many. Whole or not at all.
+
+    Raises StoreError: ``path`` can't be written.
+    """
+    written, beside = 0, path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w", encoding="utf-8") as file:
+            for rows in _batches(store, run):
+                for row in rows:
+                    packed = {name: row[name] and base64.b64encode(row[name]).decode() for name in _BLOBS}
+                    file.write(json.dumps(_plain(row) | packed, allow_nan=False) + "\n")
+                    written += 1
+        beside.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return written
+
+
+def import_jsonl(store: LabelStore, path: Path) -> Imported:
+    """Bring what ``export_jsonl`` wrote into a store, as ``import_parquet`` does. Raises StoreError likewise."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _take_all(store, path, (_line(text, f"{path}: line {n}") for n, text in enumerate(file, 1)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: can't be read as JSON lines: {error}") from None
+
+
+def _line(text: str, where: str) -> dict[str, Any]:
+    """One row. Raises StoreError: no object with a label's columns, each of its type."""
+    try:
+        row = json.loads(text, parse_constant=_no_json)
+        lacks = sorted({*_COLUMNS, "episode"} - _SINCE.keys() - row.keys())
+        if lacks:
+            raise StoreError(f"{where}: not labels exported from here, it lacks {', '.join(lacks[:5])}")
+        for name, kind in _COLUMNS.items():
+            if not _fits(row.get(name), kind):
+                raise StoreError(f"{where}: {name}: got {str(row[name])[:60]!r}, expected {kind}")
+        packed = {name: base64.b64decode(row[name], validate=True) for name in _BLOBS if row.get(name) is not None}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise StoreError(f"{where}: {error}") from None
+    return {name: row[name] for name in _COLUMNS if name in row} | packed
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a column of that kind can hold it. Raises ValueError: text that is none in Unicode."""
+    if value is None:
+        return True
+    if kind == "string":
+        return isinstance(value, str) and value.encode() is not None
+    if kind == "bool":
+        return isinstance(value, bool)
+    number = isinstance(value, int) and -(2**63) <= value < 2**63
+    return number or (kind == "float64" and isinstance(value, float))
+
+
+def _take_all(store: LabelStore, path: Path, rows: Iterable[dict[str, Any]]) -> Imported:
+    """All of them, or none."""
+    counts = {"labels": 0, "answers": 0, "known": 0}
+    ids: dict[int, int] = {}  # label_id in the file -> in the store
+    with store.writing() as db:
+        for row in rows:
+            ids[row["label_id"]] = _take_in(db, _SINCE | row, counts, path, ids)
     return Imported(**counts)
 
 
@@ -179,10 +248,16 @@ def _batches(store: LabelStore, run: str | None) -> Iterator[list[sqlite3.Row]]:
             yield rows
 
 
-def _row(store: LabelStore, row: sqlite3.Row, renderer: EpisodeRenderer | None, sheet: Sheet) -> dict[str, Any]:
+def _plain(row: sqlite3.Row) -> dict[str, Any]:
+    """The columns of a label, without pictures and episodes."""
     filled = {name: row[name] for name in _COLUMNS}
     filled |= {name: bool(row[name]) for name in ("replayed", "part", "inconsistent")}
     filled["approved"] = None if row["approved"] is None else bool(row["approved"])
+    return filled
+
+
+def _row(store: LabelStore, row: sqlite3.Row, renderer: EpisodeRenderer | None, sheet: Sheet) -> dict[str, Any]:
+    filled = _plain(row)
     frames = frames_for(store, label_from_row(row), renderer)
     pictures = [{"bytes": frame, "path": f"{i}.png"} for i, frame in enumerate(frames)]
     image = {"bytes": sheet(frames), "path": f"{row['label_id']}.png"} if frames else None

@@ -33,7 +33,7 @@ from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.types import Episode, EpisodeRenderer, Label, Units, episode_key
+from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Label, Units, episode_key
 
 __all__ = ["FeedbackPool", "PoolStats"]
 
@@ -121,36 +121,50 @@ class FeedbackPool:
         self,
         units: Sequence[Units],
         *,
-        inclusion_probability: float,
+        inclusion_probability: float | Sequence[float],
         step: int,
         reward_model_version: int = 0,
         doubts: Sequence[float] = (),
+        draws: Sequence[Draw] = (),
     ) -> list[int]:
         """Have these episodes, or pairs to choose between, judged, without waiting; the ids of those taken on (of a
         pair's first), the first ones first.
 
         ``step`` says how much of the budget ``budget.schedule`` opens; ``reward_model_version`` is stored with the
-        labels; ``doubts`` say for each how far the reward model's ensemble disagrees about it. Fewer than given where
-        the label budget or the backlog has no room for more, none once asking has stopped. With the label budget used
+        labels, as are ``inclusion_probability`` (one for each, or one for all) and ``draws`` (empty: all audit);
+        ``doubts`` say for each how far the reward model's ensemble disagrees about it. Fewer than given where the label
+        budget or the backlog has no ``room`` for more, none once asking has stopped. With the label budget used
         up, those that somebody has asked about already are taken on: the store may have their answer.
         """
-        self._collect(0.0)
         pairs = [(one,) if isinstance(one, Episode) else tuple(one) for one in units]
-        room = 0 if self._stopped else max(0, BACKLOG * self._config.feedback.concurrency - len(self._pending))
-        paid = room if self._labels_left is None else max(0, self._labels_left // self._parts - len(self._pending))
-        chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][:room]
-        why = Why(step, inclusion_probability, self._share(step), reward_model_version)
+        paid = self.room
+        chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
+        why = Why(step, 1.0, share=self._share(step), reward_model_version=reward_model_version)
         for i in chosen:
-            now = replace(why, doubt=doubts[i]) if doubts else why
+            chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
+            now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
+            now = replace(now, draw=draws[i]) if draws else now
             self._put(_Question(min(self._workers, key=lambda w: w.in_flight), pairs[i], now))
         return [pairs[i][0].episode_id for i in chosen]
+
+    @property
+    def room(self) -> int:
+        """Questions that would be taken on now and may be paid for."""
+        self._collect(0.0)
+        left = self._backlog if self._labels_left is None else self._labels_left // self._parts - len(self._pending)
+        return max(0, min(left, self._backlog))
+
+    @property
+    def _backlog(self) -> int:
+        most = BACKLOG * self._config.feedback.concurrency
+        return 0 if self._stopped else max(0, most - len(self._pending))
 
     def _known(self, units: Sequence[tuple[Episode, ...]], first: int) -> list[int]:
         """Which of them, from so many on, the store may answer for nothing."""
         rest = {} if self._stopped else {i: episode_key(units[i][0]) for i in range(first, len(units))}
         if not rest or self._config.judge.replay != "prefer":
             return []
-        judged = self._of_store("judged", list(rest.values()))
+        judged = self._store.call("judged", list(rest.values()))
         return [i for i, key in rest.items() if key in judged]
 
     def hush(self) -> None:
@@ -236,7 +250,7 @@ class FeedbackPool:
 
     def _leave_whole(self) -> None:
         try:
-            self._of_store("fold")
+            self._store.call("fold")
         except StoreError as error:  # nothing is lost: the log beside the file is read with it
             logger.warning("at the end of asking: %s", error)
 
@@ -343,7 +357,7 @@ class FeedbackPool:
         fresh = self._hire()
         self._workers[self._workers.index(dead)] = fresh
         answered = set()
-        for label in self._of_store("labels", self._run_id, self._seen):
+        for label in self._store.call("labels", self._run_id, self._seen):
             self._deliver(label)
             answered.add((label.episode_id, label.asked_at_step))
         again = 0
@@ -365,30 +379,22 @@ class FeedbackPool:
         except RayError as error:
             ray.kill(worker.actor)
             if isinstance(error, RayActorError) and not error.actor_init_failed:
-                self._of_store("recover")  # killed before it said who it was: the store looks for the dead itself
+                self._store.call("recover")  # killed before it said who it was: the store looks for the dead itself
                 return None
             return JudgeError(f"a feedback process could not start: {last_line(error)}")
         ray.kill(worker.actor)
         deadline = time.monotonic() + _DEATH_S
         while owner_alive(owner) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._of_store("write_off_owner", owner)
+        self._store.call("write_off_owner", owner)
         return None
 
     def _standing(self) -> tuple[LabelStats, Account, Account]:
-        standing: tuple[LabelStats, Account, Account] = self._of_store("standing", self._run_id, self._caps)
+        standing: tuple[LabelStats, Account, Account] = self._store.call("standing", self._run_id, self._caps)
         return standing
 
     def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
-        """Labels that may yet come, those in flight included; None: any number.
-
-        A run that is replayed gets as many as it could have bought: it ends where the one it repeats ended.
-        """
+        """Labels that may yet come, those in flight included; None: any number."""
         if self._config.judge.replay == "only":
-            cap = least(self._caps.labels, self._caps.run.labels if self._caps.run is not None else None)
-            return None if cap is None else max(0, cap - self._parts * stats.replayed)
-        return least(*(None if a.labels_left is None else a.labels_left + a.reserved.labels for a in (account, own)))
-
-    def _of_store(self, method: str, *args: Any) -> Any:
-        """One call to the store's actor. Raises StoreError, its own or that the actor doesn't answer."""
-        return self._store.call(method, *args)
+            return self._caps.labels_to_replay(self._parts * stats.replayed)
+        return least(account.labels_to_come, own.labels_to_come)

@@ -18,7 +18,7 @@ from rlaif_ray.errors import ConfigError, ShapeError
 from rlaif_ray.feedback.constitution import Constitution, load_constitution
 from rlaif_ray.feedback.framing import Framing, subsample
 from rlaif_ray.feedback.prompt import Prompt, load_prompt
-from rlaif_ray.types import Episode, EpisodeRenderer, EpisodeTeller, QuestionKind, Unit, episode_key
+from rlaif_ray.types import Draw, Episode, EpisodeRenderer, EpisodeTeller, QuestionKind, Unit, episode_key
 
 __all__ = [
     "Asked",
@@ -119,6 +119,7 @@ class Asked:
     step: int = 0  # environment steps of the run at the time
     inclusion_probability: float = 1.0
     second: Episode | None = None  # the second unit's, of a preference
+    draw: Draw = "audit"  # how the episode was chosen
 
     @property
     def key(self) -> str:

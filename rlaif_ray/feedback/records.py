@@ -16,7 +16,7 @@ import numpy as np
 
 from rlaif_ray.errors import StoreError
 from rlaif_ray.feedback.question import Asked
-from rlaif_ray.types import Abstention, Episode, Label, Usage, Verdict, episode_key
+from rlaif_ray.types import Abstention, Draw, Episode, Label, Usage, Verdict, episode_key
 
 __all__ = [
     "REPLAYED_REASONS",
@@ -84,6 +84,7 @@ class Record:
     whole: bool = False  # nothing is sent for it: its parts are attempts of their own
     made_of: str = "[]"  # JSON list of the labels (label_id) an answer was put together of
     inconsistent: bool = False  # of a preference: it turned with the order
+    draw: Draw = "audit"  # how the episode was chosen
 
     def without_episode(self) -> Record:
         second = None if self.second is None else replace(self.second, blob=b"")
@@ -159,6 +160,7 @@ def record_of(asked: Asked, *, keep_frames: bool = False, reward_model_version: 
         reward_model_version=reward_model_version,
         request=uuid.uuid4().hex,
         second=second,
+        draw=asked.draw,
     )
 
 
@@ -229,6 +231,7 @@ def label_from_row(row: Mapping[str, Any] | sqlite3.Row) -> Label:
         replayed=bool(row["replayed"]),
         inclusion_probability=row["inclusion_probability"],
         second_episode_id=row["second_id"],
+        draw=row["draw"],
     )
 
 

@@ -27,7 +27,7 @@ __all__ = [
 
 SELECT_LABEL = """
     SELECT l.label_id, l.question_key, l.episode_id, l.policy_version, l.step, l.replayed, l.inclusion_probability,
-           l.episode_key, l.second_key, l.second_id, l.second_version,
+           l.episode_key, l.second_key, l.second_id, l.second_version, l.draw,
            q.judge, q.prompt_hash, q.prompt_name, q.system_text, q.user_text, a.*
     FROM labels l JOIN answers a ON a.id = l.answer_id JOIN questions q ON q.key = l.question_key
 """
@@ -128,8 +128,8 @@ def insert_label(db: sqlite3.Connection, record: Record, answer_id: Any, *, repl
         second = (record.second.key, record.second.episode_id, record.second.policy_version)  # type: ignore[assignment]
     cursor = db.execute(
         "INSERT INTO labels (answer_id, question_key, episode_key, episode_id, run_id, policy_version, step,"
-        " inclusion_probability, replayed, request, reward_model_version, part, second_key, second_id, second_version)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " inclusion_probability, replayed, request, reward_model_version, part, draw, second_key, second_id,"
+        " second_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             answer_id,
             record.question_key,
@@ -143,6 +143,7 @@ def insert_label(db: sqlite3.Connection, record: Record, answer_id: Any, *, repl
             record.request,
             record.reward_model_version,
             int(record.part),
+            record.draw,
             *second,
         ),
     )

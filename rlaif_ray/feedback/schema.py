@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -113,4 +113,9 @@ ALTER TABLE attempts ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX labels_second ON labels (second_key) WHERE second_key IS NOT NULL;
 """
 
-MIGRATIONS = {1: _FROM_1, 2: _FROM_2, 3: _FROM_3}
+# Version 5: how the episode of a label was chosen; up to here all of them had the same chance.
+_FROM_4 = """
+ALTER TABLE labels ADD COLUMN draw TEXT NOT NULL DEFAULT 'audit';
+"""
+
+MIGRATIONS = {1: _FROM_1, 2: _FROM_2, 3: _FROM_3, 4: _FROM_4}

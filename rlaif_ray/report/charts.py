@@ -14,6 +14,7 @@ import numpy as np
 
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.report.telling import TELLINGS, Telling
 from rlaif_ray.types import Array
 
 if TYPE_CHECKING:
@@ -51,15 +52,21 @@ TIMES = (
 SMOOTH_OVER = 9  # iterations; odd, so that the mean is centred
 
 
-def smooth(values: Array, over: int = SMOOTH_OVER) -> Array:
-    """(I,) centred moving mean that leaves nan out; nan where the whole window is."""
+def smooth(values: Array, over: int = SMOOTH_OVER, weight: Array | None = None) -> Array:
+    """(I,) centred moving mean that leaves nan out; nan where the whole window is. ``weight`` (I,): how much each
+    counts; nan is 0."""
     known = np.isfinite(values)
     kernel = np.ones(over)
-    total = np.convolve(np.where(known, values, 0.0), kernel, mode="full")
-    n = np.convolve(known.astype(float), kernel, mode="full")
+    counts = known.astype(float) if weight is None else known * np.nan_to_num(weight)
+    total = np.convolve(np.where(known, values, 0.0) * counts, kernel, mode="full")
+    n = np.convolve(counts, kernel, mode="full")
     cut = slice(over // 2, over // 2 + len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(n[cut] > 0, total[cut] / n[cut], np.nan)
+
+
+def _telling(record: RunRecord) -> Telling:
+    return next((one for one in TELLINGS if record.has(f"truth/{one.outcome}")), TELLINGS[0])
 
 
 def outcome_chart(record: RunRecord) -> str | None:
@@ -67,12 +74,14 @@ def outcome_chart(record: RunRecord) -> str | None:
     if not record.has("steps"):
         return None
     figure, (task, feedback) = blank_figure(2)
-    _line(task, record, "truth/found", "fruit found (truth)", BLUE, scale=100)
+    telling = _telling(record)
+    _line(task, record, "truth/found", f"{telling.goal} found (truth)", BLUE, scale=100)
     _line(task, record, "task/episode_return_mean", "task return x 100 (proxy)", ORANGE, scale=100, dashed=True)
     _percent_axis(task, "The task: truth and proxy")
-    _line(feedback, record, "truth/cat_survived", "cat survives (truth)", BLUE, scale=100)
+    _line(feedback, record, f"truth/{telling.outcome}", f"{telling.unharmed} (truth)", BLUE, scale=100)
     _line(feedback, record, "rm/score_mean", "reward model's belief (proxy)", GREEN, scale=100, dashed=True)
-    _line(feedback, record, "feedback/approval_rate", "judge approves (proxy)", RED, scale=100, dashed=True, mean=True)
+    approves = {"scale": 100, "dashed": True, "mean": True, "weight": "feedback/stands_for"}
+    _line(feedback, record, "feedback/approval_rate", "judge approves (proxy)", RED, **approves)
     _percent_axis(feedback, "The value: truth and proxy")
     return _finish(figure, record, (task, feedback))
 
@@ -147,7 +156,9 @@ def watch_chart(record: RunRecord) -> str | None:
     from rlaif_ray.watch import ALARM, WINDOW
 
     figure, (means, evidence) = blank_figure(2)
-    _line(means, record, "truth/cat_survived", "cat survives (truth, audit only)", BLUE, scale=100, mean=True)
+    telling = _telling(record)
+    truth = f"{telling.unharmed} (truth, audit only)"
+    _line(means, record, f"truth/{telling.outcome}", truth, BLUE, scale=100, mean=True)
     _line(means, record, "watch/belief", "promised by the reward model", GREEN, scale=100, dashed=True)
     _line(means, record, "watch/verdict", "approved by the judge", RED, scale=100, dashed=True)
     _percent_axis(means, f"The last {WINDOW} episodes asked about at random")
@@ -218,12 +229,14 @@ def blank_figure(columns: int) -> tuple[Figure, tuple[Axes, ...]]:
 
 
 def _line(axes: Axes, record: RunRecord, key: str, name: str, colour: str, **how: Any) -> None:
-    """One column over steps, if it was ever known; ``how``: ``scale``, ``dashed``, ``mean`` (show the moving mean)."""
+    """One column over steps, if it was ever known; ``how``: ``scale``, ``dashed``, ``mean`` (show the moving mean), and
+    by which column that is weighted, if there is one (``weight``)."""
     if not record.has(key):
         return
     values = how.get("scale", 1.0) * record.column(key)
     if how.get("mean"):
-        values = smooth(values)
+        weight = how.get("weight", "")
+        values = smooth(values, weight=record.column(weight) if record.has(weight) else None)
     known = np.isfinite(values)
     style = (0, (5, 2)) if how.get("dashed") else "-"
     axes.plot(_steps(record)[known], values[known], color=colour, linestyle=style, linewidth=1.6, label=name)

@@ -19,7 +19,8 @@ from rlaif_ray.feedback.quoting import printable
 from rlaif_ray.report import charts
 from rlaif_ray.report.figures import clock_time, count, decimal, number
 from rlaif_ray.report.judged import read_judged
-from rlaif_ray.report.outcome import headline, outcome_rows, statements
+from rlaif_ray.report.outcome import headline, outcome_rows, statements, told_of
+from rlaif_ray.report.reward_model import reward_model_section
 from rlaif_ray.report.run import RunRecord
 
 __all__ = ["render_report", "write_report"]
@@ -55,9 +56,11 @@ def render_report(record: RunRecord) -> str:
         record=record,
         headline=headline(record),
         rows=outcome_rows(record),
+        told=told_of(record),
         statements=statements(record),
         facts=_facts(record),
         charts=_charts(record),
+        reward_model=reward_model_section(record),
         pairs=_pairs(record),
         judged=read_judged(record),
     )

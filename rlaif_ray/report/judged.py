@@ -18,7 +18,7 @@ from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.types import Abstention, EpisodeRenderer, Label, Usage, Verdict
 
-__all__ = ["JudgedEpisode", "read_judged", "store_path"]
+__all__ = ["JudgedEpisode", "read_judged", "store_path", "verdicts_of"]
 
 SAMPLES = 8
 LONG = 24  # frames; beyond it tiles shrink, so that the page stays one that can be mailed
@@ -86,6 +86,20 @@ def read_judged(record: RunRecord) -> list[JudgedEpisode]:
         )
         for sample in samples
     ]
+
+
+def verdicts_of(record: RunRecord) -> list[tuple[int, float]]:
+    """(episode_id, value) of every verdict about one episode, in order; none where there is no store to read."""
+    path = store_path(record)
+    if not path.is_file():
+        return []
+    run = record.summary.get("run_id")  # of a sweep's trial, which shares its store
+    try:
+        with LabelStore(path, readonly=True) as store:
+            labels = store.labels(run if isinstance(run, str) else None)
+    except StoreError:  # damaged: the rest of the report is still worth having
+        return []
+    return [(one.episode_id, one.value) for one in labels if one.value is not None and one.second_episode_id is None]
 
 
 def _word(label: Label) -> str:

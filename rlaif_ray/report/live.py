@@ -20,6 +20,7 @@ from rich.text import Text
 from rlaif_ray.report.figures import clock_time, count, decimal, number, percent
 from rlaif_ray.report.run import flatten
 from rlaif_ray.report.screen import Screen
+from rlaif_ray.report.telling import Telling, telling_of
 
 __all__ = ["LiveView", "plain_line"]
 
@@ -58,7 +59,8 @@ class LiveView(Screen):
         self._seen_at = self._clock()
         if self._first is None:
             self._first = (self._seen_at, number(self._row, "steps"))
-        for key in ("truth/found", "truth/cat_survived", "rm/heldout_accuracy", "feedback/approval_rate"):
+        unharmed = f"truth/{_telling(self._row | self._last_known).outcome}"
+        for key in ("truth/found", unharmed, "rm/heldout_accuracy", "feedback/approval_rate"):
             value = number(self._row, key)  # keep showing the last known where an iteration measured none
             self._last_known[key] = value if math.isfinite(value) else self._last_known.get(key, math.nan)
         self._row |= self._last_known | {"as_if": self._as_if}
@@ -112,7 +114,7 @@ def plain_line(row: Mapping[str, Any], seconds_left: float) -> str:
         f"{row.get('phase', '-')} phase",
         f"{count(number(row, 'steps_per_s'))} steps/s",
         f"{clock_time(seconds_left)} left",
-        f"truth (audit only): found {percent(row, 'truth/found')}, cat survives {percent(row, 'truth/cat_survived')}",
+        f"truth (audit only): found {percent(row, 'truth/found')}, {_unharmed(row)}",
     ]
     if math.isfinite(number(row, "feedback/labels")):
         parts.append(f"labels {count(number(row, 'feedback/labels'))}{_left(row)}, spend {_spend(row)}")
@@ -121,10 +123,19 @@ def plain_line(row: Mapping[str, Any], seconds_left: float) -> str:
     return "; ".join(parts)
 
 
+def _telling(row: Mapping[str, Any]) -> Telling:
+    return telling_of(row, "truth/")
+
+
+def _unharmed(row: Mapping[str, Any]) -> str:
+    telling = _telling(row)
+    return f"{telling.unharmed} {percent(row, f'truth/{telling.outcome}')}"
+
+
 def _outcome_line(row: Mapping[str, Any]) -> RenderableType:
     return Text.assemble(
         ("truth, audit only   ", "dim"),
-        f"fruit found {percent(row, 'truth/found')}   cat survives {percent(row, 'truth/cat_survived')}   ",
+        f"{_telling(row).goal} found {percent(row, 'truth/found')}   {_unharmed(row)}   ",
         f"length {decimal(number(row, 'task/episode_length_mean'))}",
     )
 

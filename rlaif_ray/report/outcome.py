@@ -12,12 +12,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from rlaif_ray.report.approval import approval_statement
 from rlaif_ray.report.figures import count, decimal, number
-from rlaif_ray.report.published import PUBLISHED
+from rlaif_ray.report.published import published_for
 from rlaif_ray.report.run import RunRecord
+from rlaif_ray.report.telling import TELLINGS, Telling, telling_of
 from rlaif_ray.watch import MOST_ROLLBACKS, WINDOW
 
-__all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements"]
+__all__ = ["OutcomeRow", "headline", "outcome_rows", "outcome_table", "statements", "told_of"]
 
 STARTS = {"heldout": "unseen starts", "train": "training starts", "all": "all starts"}
 FIRST_STARTS = ("heldout", "all", "train")  # the honest ones first
@@ -46,7 +48,6 @@ class OutcomeRow:
 
 def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
     """Published rows of this world, then this run's evaluations: unseen starts before training starts."""
-    env = record.config.env.id if record.config else ""
     rows = [
         OutcomeRow(
             "published",
@@ -58,9 +59,14 @@ def outcome_rows(record: RunRecord) -> list[OutcomeRow]:
             row.labels,
             row.steps,
         )
-        for row in PUBLISHED.get(env, ())
+        for row in published_for(record.config)
     ]
     return rows + _own_rows(record)
+
+
+def told_of(record: RunRecord) -> Telling:
+    """The words for this run's world."""
+    return next((telling_of(outcome) for _, _, outcome in record.evaluations()), TELLINGS[0])
 
 
 def _own_rows(record: RunRecord) -> list[OutcomeRow]:
@@ -77,7 +83,7 @@ def _own_rows(record: RunRecord) -> list[OutcomeRow]:
                 source="this run",
                 policy=PHASES.get(phase, phase),
                 starts=STARTS.get(starts, starts),
-                cat_survived_pct=100 * number(outcome, "cat_survived"),
+                cat_survived_pct=100 * number(outcome, telling_of(outcome).outcome),
                 found_pct=100 * number(outcome, "found"),
                 mean_length=number(outcome, "mean_length"),
                 labels=int(labels) if isinstance(labels, int | float) else None,
@@ -101,19 +107,21 @@ def headline(record: RunRecord) -> str:
 
 
 def _outcome_in_words(record: RunRecord) -> str:
-    own = [row for row in outcome_rows(record) if row.source == "this run" and row.headline]
+    own, telling = [row for row in outcome_rows(record) if row.source == "this run" and row.headline], told_of(record)
     before = next((r for r in own if r.policy == PHASES["task"]), None)
     after = next((r for r in reversed(own) if r.policy != PHASES["task"]), None)
     if after and before:
         survived, before_it = _share(after.cat_survived_pct), _share(before.cat_survived_pct)
         found = _share(after.found_pct)
         return (
-            f"The cat survives in {survived} of episodes ({before_it} before feedback); the fruit is found in {found}"
+            f"{telling.sentence} in {survived} of episodes ({before_it} before feedback); "
+            f"the {telling.goal} is found in {found}"
         )
     only = after or before
     if only:
         found, survived = _share(only.found_pct), _share(only.cat_survived_pct)
-        return f"The fruit is found in {found} of episodes, the cat survives in {survived}"
+        unharmed = telling.sentence[0].lower() + telling.sentence[1:]
+        return f"The {telling.goal} is found in {found} of episodes, {unharmed} in {survived}"
     return "Done, without an evaluation"
 
 
@@ -141,13 +149,15 @@ def statements(record: RunRecord) -> list[str]:
         judge = _judge_of_config(record)
     said += _about_judge(record, judge)
     said += _about_sources(record)
+    said += approval_statement(record)
     said += _about_watch(record)
+    said += _about_drift(record)
     if any(row.starts == STARTS["heldout"] for row in outcome_rows(record)):
         said.append(
             "Headline figures are on unseen starts: a seeded share of all reachable starts was held out of training. "
             "Figures on training starts stand beside them."
         )
-    if PUBLISHED.get(record.config.env.id if record.config else ""):
+    if published_for(record.config):
         said.append(
             "Published figures are context, not a controlled comparison: another judge, other artwork, and all starts."
         )
@@ -215,6 +225,17 @@ def _about_sources(record: RunRecord) -> list[str]:
     ]
 
 
+def _about_drift(record: RunRecord) -> list[str]:
+    """Whether the reward model in service at the end does worse on what the policy does now."""
+    model = record.summary.get("reward_model")
+    if not isinstance(model, Mapping) or not model.get("drift_alarm"):
+        return []
+    return [
+        "DRIFT ALARM: on held-out labels of the newest policy versions the reward model in service agrees with the "
+        f"judge less than on those before (p = {decimal(number(model, 'drift_p'), 4)}, one-sided)."
+    ]
+
+
 def _about_watch(record: RunRecord) -> list[str]:
     """What the Goodhart watch saw, and whether it could have seen anything."""
     watch = record.summary.get("watch")
@@ -269,7 +290,9 @@ def outcome_table(record: RunRecord) -> Table:
     )
     table.add_column("policy", no_wrap=True)
     table.add_column("starts", no_wrap=True)
-    for name in ("cat\nlives %", "fruit\nfound %", "mean\nlength", "\nlabels", "steps,\nM"):
+    thing, what = told_of(record).unharmed.replace("survives", "lives").split()
+    outcomes = (f"{thing}\n{what} %", f"{told_of(record).goal}\nfound %")
+    for name in (*outcomes, "mean\nlength", "\nlabels", "steps,\nM"):
         table.add_column(name, justify="right", no_wrap=True)
     source = ""
     for row in outcome_rows(record):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "PublishedRow"]
+from rlaif_ray.config import Config
+from rlaif_ray.envs import env_spec
+
+__all__ = ["PUBLISHED", "PublishedRow", "published_for"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,11 @@ PUBLISHED: dict[str, tuple[PublishedRow, ...]] = {
         PublishedRow("+ judge feedback, round 2", 96.9, 94.1, 17.2, 10_000, 39_000_000),
     )
 }
+
+
+def published_for(config: Config | None) -> tuple[PublishedRow, ...]:
+    """The rows for a run's world; none for a variant of a published one."""
+    if config is None or config.env.id not in PUBLISHED:
+        return ()
+    variant = set(env_spec(config.env.id).reader_options) & set(config.env.options)
+    return () if variant else PUBLISHED[config.env.id]

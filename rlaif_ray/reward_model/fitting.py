@@ -1,13 +1,16 @@
-"""One fit of one net: minibatches of whole episodes, AdamW, an early stop on the training loss alone.
+"""One fit of one net: minibatches of whole episodes, AdamW, an early stop.
 
-Held-out labels have no say here: what stops a fit or picks its weights can't also grade it, or luck opens the gate.
+What ends a fit is the training loss alone, or the loss on a *validation* part of the labels to learn from. Held-out
+labels have no say here: what stops a fit or picks its weights can't also grade it, or luck opens the gate.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ import torch
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.nets import SequenceNet, one_thread
+from rlaif_ray.reward_model.noise import FlipRates
 from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array
 
@@ -35,29 +39,48 @@ class TrainingSet:
     target: Array  # (E,) float32 in [0, 1]; of a pair: that the first one is preferred
     weight: Array  # (E,) float32
     seconds: Bags | None = None  # of pairs
+    flips: FlipRates | None = None  # of the targets, as they are weighted here
 
     @staticmethod
-    def of(digests: Sequence[tuple[Bags, ...]], target: Array, weight: Array) -> TrainingSet:
+    def of(
+        digests: Sequence[tuple[Bags, ...]], target: Array, weight: Array, flips: FlipRates | None = None
+    ) -> TrainingSet:
         first, *second = (Bags.pack(each) for each in zip(*digests, strict=True))
-        return TrainingSet(first, target.astype(np.float32), weight.astype(np.float32), *second)
+        return TrainingSet(
+            first, target.astype(np.float32), weight.astype(np.float32), second[0] if second else None, flips
+        )
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def take(self, index: Array) -> TrainingSet:
         seconds = None if self.seconds is None else self.seconds.take(index)
-        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index], seconds)
+        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index], seconds, self.flips)
 
     def loss(self, net: SequenceNet) -> torch.Tensor:
         """The net's loss on all of it: cross entropy of approvals, or of preferences (Bradley-Terry)."""
         logit = net.final_logit(self.digests)
         target, weight = (torch.from_numpy(a).to(logit.device) for a in (self.target, self.weight))
         if self.seconds is None:
-            return losses.binary_cross_entropy(logit, target, weight)
-        return losses.bradley_terry(logit, net.final_logit(self.seconds), target, weight)
+            return losses.binary_cross_entropy(logit, target, weight, self.flips)
+        return losses.bradley_terry(logit, net.final_logit(self.seconds), target, weight, self.flips)
+
+    def losses(self, net: SequenceNet) -> Array:
+        """(E,) weighted loss of each, float64, as the net is now: no dropout, no gradients."""
+        net.eval()
+        with torch.inference_mode():
+            logit = net.final_logit(self.digests)
+            if self.seconds is not None:
+                logit = logit - net.final_logit(self.seconds)
+            each = losses.cross_entropies(logit, torch.from_numpy(self.target).to(logit.device), self.flips)
+        net.train()
+        weighted: Array = each.cpu().numpy().astype(np.float64) * self.weight
+        return weighted
 
 
-def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int) -> float:
+def fit_net(
+    net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed: int, validation: TrainingSet | None = None
+) -> float:
     """Train ``net`` in place on the device it is on; returns the last pass's mean training loss (weighted).
 
     Minibatches and dropout are set by ``seed`` and nothing else; PyTorch's own generators are left as they were.
@@ -66,21 +89,64 @@ def fit_net(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, seed
     with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         net.train()
-        loss = _passes(net, data, config, np.random.default_rng(seed))
+        watch = _Stop() if validation is None else _ValidatedStop(net, validation)
+        loss = _passes(net, data, config, np.random.default_rng(seed), watch)
+        watch.settle()
         net.eval()
     return loss
 
 
-def _passes(net: SequenceNet, data: TrainingSet, config: RewardModelConfig, rng: np.random.Generator) -> float:
+class _Stop:
+    """Ends a fit whose loss gets no better."""
+
+    def __init__(self) -> None:
+        self.best, self.since = math.inf, 0
+
+    def after(self, training_loss: float) -> bool:
+        """Whether a pass with this loss was the last one."""
+        return self._no_better(training_loss)
+
+    def settle(self) -> None:
+        """Called when the fit has ended."""
+
+    def _no_better(self, loss: float) -> bool:
+        self.best, self.since = (loss, 0) if loss < BETTER * self.best else (self.best, self.since + 1)
+        return self.since >= PATIENCE
+
+
+class _ValidatedStop(_Stop):
+    """Likewise by labels that are not learned from. The best pass's weights are taken back where the last ones are
+    worse by more than the standard error of the difference: with few labels the best pass is mostly luck."""
+
+    def __init__(self, net: SequenceNet, validation: TrainingSet) -> None:
+        super().__init__()
+        self._net, self._validation = net, validation
+        self._last = self._at_best = np.full(len(validation), np.inf)
+        self._weights: dict[str, Any] = {}
+
+    def after(self, training_loss: float) -> bool:
+        self._last = self._validation.losses(self._net)
+        if self._last.mean() < self._at_best.mean():
+            self._at_best, self._weights = self._last, copy.deepcopy(self._net.state_dict())
+        return self._no_better(float(self._last.mean()))
+
+    def settle(self) -> None:
+        worse = self._last - self._at_best
+        if worse.mean() > worse.std(ddof=1) / math.sqrt(len(worse)):
+            self._net.load_state_dict(self._weights)
+
+
+def _passes(
+    net: SequenceNet, data: TrainingSet, config: RewardModelConfig, rng: np.random.Generator, watch: _Stop
+) -> float:
     batch = max(1, min(config.batch_size, math.ceil(len(data) / FEWEST_BATCHES)))
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _cosine(i / config.epochs))
-    best, since, loss = math.inf, 0, math.nan
+    loss = math.nan
     for _ in range(config.epochs):
         loss = _one_pass(net, data, optimiser, np.array_split(rng.permutation(len(data)), math.ceil(len(data) / batch)))
         schedule.step()
-        best, since = (loss, 0) if loss < BETTER * best else (best, since + 1)
-        if since >= PATIENCE:
+        if watch.after(loss):
             break
     return loss
 

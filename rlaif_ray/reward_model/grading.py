@@ -8,33 +8,44 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlaif_ray.reward_model import losses
+from rlaif_ray.reward_model.calibration import Graded
+from rlaif_ray.reward_model.intervals import balanced_interval, bootstrap_interval, wilson_interval
 from rlaif_ray.types import Array
 
-__all__ = ["Decision", "Grade", "decide", "gate_shut_because", "grade"]
+__all__ = ["Decision", "Grade", "calibration_figures", "decide", "gate_shut_because", "grade"]
 
 
 @dataclass(frozen=True)
 class Grade:
-    """How one model did on E labels."""
+    """How one model did on E labels. Intervals are of 95 %."""
 
     belief: Array  # (E,)
     target: Array  # (E,)
     table: losses.Confusion
     accuracy: float  # agreement, nan for no labels
     balanced: float  # nan where a class is missing
-    low: float  # lower end of the 95 % Wilson interval of the accuracy
-    brier: float
-    calibration_error: float
+    labels: str = "labels"  # which ones, in words
 
     @staticmethod
     def none() -> Grade:
         """The grade of a fit that wasn't made."""
         empty = np.zeros(0, np.float32)
-        return Grade(empty, empty, losses.Confusion(0, 0, 0, 0), math.nan, math.nan, 0.0, math.nan, math.nan)
+        return grade(empty, empty)
 
     @property
     def n(self) -> int:
         return len(self.table)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the accuracy (Wilson)."""
+        return wilson_interval(self.table.right, self.n)
+
+    @property
+    def balanced_interval(self) -> tuple[float, float]:
+        """Of the balanced accuracy."""
+        table = self.table
+        return balanced_interval((table.good_as_good, table.bad_as_bad), (table.good, table.bad))
 
     @property
     def gated_by(self) -> float:
@@ -42,15 +53,26 @@ class Grade:
         return self.accuracy if math.isnan(self.balanced) else self.balanced
 
     def extra(self) -> dict[str, float]:
-        table = self.table
+        """What a report says besides: counts of the confusion, and ends of intervals."""
+        table, balanced = self.table, self.balanced_interval
         return {
-            "brier": self.brier,
-            "calibration_error": self.calibration_error,
+            "heldout_high": self.interval[1],
+            "balanced_low": balanced[0],
+            "balanced_high": balanced[1],
             "heldout_good_as_good": float(table.good_as_good),
             "heldout_good_as_bad": float(table.good_as_bad),
             "heldout_bad_as_good": float(table.bad_as_good),
             "heldout_bad_as_bad": float(table.bad_as_bad),
         }
+
+
+def calibration_figures(one: Graded) -> dict[str, float]:
+    """Brier score and expected calibration error, each with the ends of its 95 % interval (bootstrap, seeded)."""
+    found: dict[str, float] = {}
+    for name, figure in (("brier", losses.brier), ("calibration_error", losses.expected_calibration_error)):
+        low, high = bootstrap_interval(figure, one.belief, one.target)
+        found |= {name: figure(one.belief, one.target), f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,18 +86,15 @@ class Decision:
     reason: str = ""
 
 
-def grade(belief_E: Array, target_E: Array) -> Grade:
-    """(E,) final beliefs against (E,) targets in [0, 1]."""
-    table = losses.Confusion.of(belief_E, target_E)
+def grade(belief_E: Array, target_E: Array, labels: str = "labels") -> Grade:
+    """(E,) final beliefs against (E,) targets in [0, 1]; ``labels`` says which ones these are."""
     return Grade(
         belief=belief_E,
         target=target_E,
-        table=table,
+        table=losses.Confusion.of(belief_E, target_E),
         accuracy=losses.agreement(belief_E, target_E),
         balanced=losses.balanced_accuracy(belief_E, target_E),
-        low=losses.wilson_interval(table.right, len(table))[0],
-        brier=losses.brier(belief_E, target_E),
-        calibration_error=losses.expected_calibration_error(belief_E, target_E),
+        labels=labels,
     )
 
 
@@ -84,7 +103,10 @@ def gate_shut_because(held: Grade, gate_accuracy: float) -> str:
     if held.gated_by >= gate_accuracy:
         return ""
     kind = "plain" if math.isnan(held.balanced) else "balanced"
-    return f"{kind} held-out accuracy {held.gated_by:.1%} on {held.n} labels is below the gate's {gate_accuracy:.1%}"
+    return (
+        f"{kind} held-out accuracy {held.gated_by:.1%} on {held.n} {held.labels} is below the gate's "
+        f"{gate_accuracy:.1%}"
+    )
 
 
 def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gate_accuracy: float) -> Decision:
@@ -104,8 +126,8 @@ def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gat
             return Decision(candidate, incumbent, gate_open=True, reason=f"rolled back: {shut}")
         if losses.clearly_worse(candidate.belief, incumbent.belief, candidate.target):
             reason = (
-                f"rolled back: the new fit got {candidate.table.right} of {candidate.n} held-out labels right, "
-                f"the version in service {incumbent.table.right}"
+                f"rolled back: the new fit got {candidate.table.right} of {candidate.n} held-out {candidate.labels} "
+                f"right, the version in service {incumbent.table.right}"
             )
             return Decision(candidate, incumbent, gate_open=True, reason=reason)
     if shut:

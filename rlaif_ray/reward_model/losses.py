@@ -15,44 +15,65 @@ from scipy import optimize, special
 from torch import Tensor
 
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.reward_model.noise import FlipRates
 from rlaif_ray.types import Array, Scale
 
 __all__ = [
     "Confusion",
     "agreement",
     "balanced_accuracy",
+    "bin_of",
     "binary_cross_entropy",
     "bradley_terry",
     "brier",
+    "class_ratio",
     "class_weights",
     "clearly_worse",
+    "cross_entropies",
     "expected_calibration_error",
     "fit_temperature",
     "mean_belief",
     "scale_of",
     "spread_of_beliefs",
-    "wilson_interval",
 ]
 
 MOST_CLASS_WEIGHT = 5.0  # more would let a handful of (possibly wrong) labels of a rare class rule the fit
 TEMPERATURE_NEEDS = 20  # fewer held-out labels can't tell a scale from luck
 TEMPERATURE_RANGE = (0.1, 10.0)
 LEAST_STD = 0.1  # of a belief where one label in a hundred is bad; less would make a reward of what hardly ever differs
+SMALLEST_FLIP = 1e-6  # its logarithm must be finite
 ANCHOR = 0.01  # a tenth of it lets logits drift, ten times as much pulls differences together
 
 
-def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor) -> Tensor:
-    """Scalar: sum_e w_e (softplus(l_e) - y_e l_e) / sum_e w_e, the weighted mean of -y log p - (1-y) log(1-p)."""
+def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor, flips: FlipRates | None = None) -> Tensor:
+    """Scalar: sum_e w_e c_e / sum_e w_e of the ``cross_entropies`` c_e. Raises ShapeError unless of one shape."""
     if not logit_E.shape == target_E.shape == weight_E.shape:
         raise ShapeError(
             f"cross entropy: got logits {tuple(logit_E.shape)}, targets {tuple(target_E.shape)}, "
             f"weights {tuple(weight_E.shape)}, expected one shape (E,)"
         )
-    loss_E = torch.nn.functional.softplus(logit_E) - target_E * logit_E
-    return (weight_E * loss_E).sum() / weight_E.sum()
+    return (weight_E * cross_entropies(logit_E, target_E, flips)).sum() / weight_E.sum()
 
 
-def bradley_terry(first_P: Tensor, second_P: Tensor, target_P: Tensor, weight_P: Tensor) -> Tensor:
+def cross_entropies(logit_E: Tensor, target_E: Tensor, flips: FlipRates | None = None) -> Tensor:
+    """(E,) softplus(l_e) - y_e l_e, that is -y log p - (1-y) log(1-p), with p = sigmoid(l).
+
+    With ``flips`` p stands for what is the case and y for what a judge says of it that calls a share a of the bad good
+    and a share b of the good bad: the label is held against q = (1 - b) p + a (1 - p) instead. At its minimum p is then
+    what it would be without the flips (forward correction: Patrini et al. 2017, arXiv:1609.03683, theorem 2).
+    """
+    if not flips:
+        return torch.nn.functional.softplus(logit_E) - target_E * logit_E
+    log_p, log_not_p = torch.nn.functional.logsigmoid(logit_E), torch.nn.functional.logsigmoid(-logit_E)
+    a, b = (max(rate, SMALLEST_FLIP) for rate in (flips.bad_as_good, flips.good_as_bad))
+    log_q = torch.logaddexp(math.log1p(-b) + log_p, math.log(a) + log_not_p)
+    log_not_q = torch.logaddexp(math.log(b) + log_p, math.log1p(-a) + log_not_p)
+    return -(target_E * log_q + (1 - target_E) * log_not_q)
+
+
+def bradley_terry(
+    first_P: Tensor, second_P: Tensor, target_P: Tensor, weight_P: Tensor, flips: FlipRates | None = None
+) -> Tensor:
     """Scalar: cross entropy of P(first is preferred) = sigmoid(l_first - l_second), plus a hundredth of the mean of
     ((l_first + l_second) / 2)^2.
 
@@ -60,17 +81,21 @@ def bradley_terry(first_P: Tensor, second_P: Tensor, target_P: Tensor, weight_P:
     was seen. Bradley and Terry 1952; Christiano et al. 2017, arXiv:1706.03741, section 2.2.3.
     """
     around_P = (first_P + second_P) / 2
-    return binary_cross_entropy(first_P - second_P, target_P, weight_P) + ANCHOR * (around_P**2).mean()
+    return binary_cross_entropy(first_P - second_P, target_P, weight_P, flips) + ANCHOR * (around_P**2).mean()
 
 
 def class_weights(target_E: Array, weight_E: Array) -> Array:
     """(E,) float32: ``weight_E`` scaled so that good and bad weigh the same in sum, by at most a factor of 5 between
     them, and 1 on average. A soft label's share of each class is its target."""
-    good, bad = float((weight_E * target_E).sum()), float((weight_E * (1 - target_E)).sum())
-    ratio = np.clip(good / bad if bad > 0 else np.inf, 1 / MOST_CLASS_WEIGHT, MOST_CLASS_WEIGHT)
-    balanced = weight_E * (target_E + (1 - target_E) * ratio)
+    balanced = weight_E * (target_E + (1 - target_E) * class_ratio(target_E, weight_E))
     scaled: Array = (balanced / max(balanced.mean(), 1e-12)).astype(np.float32)
     return scaled
+
+
+def class_ratio(target_E: Array, weight_E: Array) -> float:
+    """How much more a bad label is to weigh than a good one, from 1/5 to 5."""
+    good, bad = float((weight_E * target_E).sum()), float((weight_E * (1 - target_E)).sum())
+    return float(np.clip(good / bad if bad > 0 else np.inf, 1 / MOST_CLASS_WEIGHT, MOST_CLASS_WEIGHT))
 
 
 def mean_belief(logit_KE: Array, temperature: float) -> Array:
@@ -151,18 +176,17 @@ def balanced_accuracy(belief_E: Array, target_E: Array) -> float:
     return (table.good_as_good / table.good + table.bad_as_bad / table.bad) / 2
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927); 95 % by default; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = successes / n, z * z / n
-    centre, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
-
-
 def brier(belief_E: Array, target_E: Array) -> float:
-    """Mean of (p - y)^2; 0 is perfect, 1/4 is what "don't know" gets."""
+    """Mean of (p - y)^2; 0 is perfect, 1/4 is what "don't know" gets; nan for none."""
+    if not len(belief_E):
+        return math.nan
     return float(np.mean((np.asarray(belief_E, np.float64) - target_E) ** 2))
+
+
+def bin_of(belief_E: Array, bins: int) -> Array:
+    """(E,) int64: which of so many equal bins of [0, 1] a belief lies in."""
+    found: Array = np.minimum((np.asarray(belief_E, np.float64) * bins).astype(np.int64), bins - 1)
+    return found
 
 
 def expected_calibration_error(belief_E: Array, target_E: Array, bins: int = 10) -> float:
@@ -170,7 +194,7 @@ def expected_calibration_error(belief_E: Array, target_E: Array, bins: int = 10)
     n = len(belief_E)
     if n == 0:
         return math.nan
-    bin_E = np.minimum((np.asarray(belief_E, np.float64) * bins).astype(np.int64), bins - 1)
+    bin_E = bin_of(belief_E, bins)
     gap_b = np.bincount(bin_E, weights=np.asarray(belief_E, np.float64) - target_E, minlength=bins)
     return float(np.abs(gap_b).sum() / n)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,11 @@ from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.nets import SequenceNet, make_net, one_thread
 from rlaif_ray.types import Array, EpisodeBatch, Scale, Scores
 
-__all__ = ["RewardModel"]
+__all__ = ["MODEL_FILE", "RewardModel"]
 
+MODEL_FILE = "reward-model.npz"  # in a checkpoint's folder
 FORMAT = 1
+_ABOUT = "about.json"
 
 
 class RewardModel:
@@ -38,6 +44,10 @@ class RewardModel:
         self.config, self.members = config, tuple(net.eval() for net in members)
         self.version, self.temperature = version, temperature
         self.scale = scale or Scale()
+        # Marks of the labels (``labelled.mark``) that it learned from, and of those that its temperature was set by;
+        # empty where nobody wrote them down.
+        self.trained_on: frozenset[str] = frozenset()
+        self.calibrated_on: frozenset[str] = frozenset()
 
     @classmethod
     def create(cls, config: RewardModelConfig, obs_shape: Sequence[int], seed: int) -> RewardModel:
@@ -80,6 +90,8 @@ class RewardModel:
             "config": self.config.model_dump(mode="json"),
             "obs_shape": list(self.obs_shape),
             "members": members,
+            "trained_on": sorted(self.trained_on),
+            "calibrated_on": sorted(self.calibrated_on),
         }
 
     @classmethod
@@ -92,8 +104,43 @@ class RewardModel:
             members = [make_net(config, tuple(state["obs_shape"]), 0) for _ in state["members"]]
             for net, arrays in zip(members, state["members"], strict=True):
                 net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
-            scale = Scale(**state.get("scale", {}))  # older states have none
+            scale = Scale(**state.get("scale", {}))  # older states have none, nor what follows
             version, temperature = int(state["version"]), float(state["temperature"])
-            return cls(config, members, version=version, temperature=temperature, scale=scale)
+            model = cls(config, members, version=version, temperature=temperature, scale=scale)
+            model.trained_on = frozenset(map(str, state.get("trained_on", ())))
+            model.calibrated_on = frozenset(map(str, state.get("calibrated_on", ())))
+            return model
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"not a reward model's state: {type(error).__name__}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it to one file: a ZIP of a JSON text and NumPy arrays, no code. Raises CheckpointError."""
+        state = self.state()
+        members = state.pop("members")
+        try:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+                file.writestr(_ABOUT, json.dumps(state | {"members": len(members)}))
+                for k, arrays in enumerate(members):
+                    for name, array in arrays.items():
+                        buffer = io.BytesIO()
+                        np.save(buffer, array, allow_pickle=False)
+                        file.writestr(f"{k}/{name}.npy", buffer.getvalue())
+        except OSError as error:
+            raise CheckpointError(f"reward model {str(path)!r}: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> RewardModel:
+        """What ``save`` wrote. Raises CheckpointError for anything else."""
+        try:
+            with zipfile.ZipFile(path) as file:
+                state = dict(json.loads(file.read(_ABOUT)))
+                members: list[dict[str, Any]] = [{} for _ in range(state["members"])]
+                for name in file.namelist():
+                    if name != _ABOUT:
+                        k, _, parameter = name.removesuffix(".npy").partition("/")
+                        members[int(k)][parameter] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+        except OSError as error:
+            raise CheckpointError(f"reward model {str(path)!r}: {error.strerror or error}") from None
+        except (KeyError, TypeError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"reward model {str(path)!r}: no file of a reward model ({error})") from None
+        return cls.from_state(state | {"members": members})

@@ -7,26 +7,24 @@ on earlier fits or on a restart in between.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from rlaif_ray.config import RewardModelConfig
-from rlaif_ray.errors import CheckpointError, ShapeError
-from rlaif_ray.reward_model.fitting import TrainingSet, fit_net
+from rlaif_ray.errors import CheckpointError
+from rlaif_ray.reward_model.ensemble import estimated_flips, fit_members
+from rlaif_ray.reward_model.examining import Examined, examine
 from rlaif_ray.reward_model.grading import Decision, Grade, decide, grade
-from rlaif_ray.reward_model.losses import Confusion, class_weights, fit_temperature, mean_belief, scale_of
+from rlaif_ray.reward_model.labelled import Labelled, Labels, final_beliefs, final_logits, mark, scale_over, targets
+from rlaif_ray.reward_model.losses import Confusion, fit_temperature
 from rlaif_ray.reward_model.model import RewardModel
-from rlaif_ray.reward_model.packing import Bags
-from rlaif_ray.types import Array, Episode, RewardModelReport, Scale, Units
+from rlaif_ray.reward_model.noise import FlipRates
+from rlaif_ray.types import RewardModelReport, Units
 
-__all__ = ["Published", "RewardModelTrainer", "is_held_out", "observation_key"]
+__all__ = ["Published", "RewardModelTrainer"]
 
 FEWEST_HELD_OUT = 5  # labels; below that a share of right answers says nothing
 FORMAT = 1
@@ -40,35 +38,20 @@ class Published:
     report: RewardModelReport  # of the version in service; of the refused candidate where there is none
 
 
-@dataclass
-class _Labelled:
-    """One distinct episode, or two of which one is preferred; asked again, its verdicts are averaged, so that copies
-    don't count as evidence."""
+@dataclass(frozen=True)
+class _Fit:
+    """What came of fitting, before anybody has graded it."""
 
-    key: str
-    obs: tuple[Array, ...]  # of the one, or of both
-    values: list[float]
-    weight: float
-    held_out: bool
-    digests: tuple[Bags, ...] = ()  # made at the first fit that needs them
+    model: RewardModel
+    loss: float
+    train_n: int
+    flips: FlipRates | None
 
-    @property
-    def value(self) -> float:
-        return sum(self.values) / len(self.values)
-
-
-def observation_key(obs: Array) -> str:
-    """Content address of what the reward model sees of an episode: its observations, and nothing else."""
-    contiguous = np.ascontiguousarray(obs)
-    digest = hashlib.sha256(f"{contiguous.dtype}{contiguous.shape}".encode())
-    digest.update(contiguous.data)
-    return digest.hexdigest()[:32]
-
-
-def is_held_out(key: str, share: float) -> bool:
-    """Whether an episode's label is never trained on: set by its content, the same in every run and after a restart."""
-    digest = hashlib.sha256(b"held out:" + key.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    def figures(self) -> dict[str, float]:
+        found = {"temperature": self.model.temperature}
+        if self.flips is not None:
+            found |= {"flip_bad_as_good": self.flips.bad_as_good, "flip_good_as_bad": self.flips.good_as_bad}
+        return found
 
 
 class RewardModelTrainer:
@@ -80,36 +63,23 @@ class RewardModelTrainer:
     def __init__(self, config: RewardModelConfig, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
         self.config, self.obs_shape, self.seed, self.device = config, tuple(obs_shape), seed, device
         self.served: RewardModel | None = None
-        self._labels: dict[str, _Labelled] = {}
+        self.labels = Labels(self.obs_shape, config.holdout)
         self._considered = 0  # labels that the last fit knew
         self._version = 0
         RewardModel.create(config, self.obs_shape, seed)  # an impossible shape is an error now, not at the first fit
 
     def __len__(self) -> int:
         """Distinct labelled episodes."""
-        return len(self._labels)
+        return len(self.labels)
 
     def add(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
         """Take verdicts' values in [0, 1] about whole episodes (1 is good), or about two of them (1: the first one is
         preferred). Raises ShapeError for anything else."""
-        weights = [1.0] * len(values) if weights is None else weights
-        self.check(units, values, weights)
-        for unit, value, weight in zip(units, values, weights, strict=True):
-            self._add(tuple(episode.obs for episode in _episodes(unit)), float(value), float(weight))
+        self.labels.add(units, values, weights)
 
     def check(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
         """Raises ShapeError for labels that ``add`` won't take."""
-        weights = [1.0] * len(values) if weights is None else weights
-        if not len(units) == len(values) == len(weights):
-            raise ShapeError(f"labels: got {len(units)} episodes, {len(values)} values, {len(weights)} weights")
-        for unit, value, weight in zip(units, values, weights, strict=True):
-            if not 0.0 <= value <= 1.0 or not 0.0 < weight < math.inf:
-                raise ShapeError(f"label: got value {value}, weight {weight}, expected within [0, 1] and above 0")
-            if any(len(known.obs) != len(_episodes(unit)) for known in itertools.islice(self._labels.values(), 1)):
-                raise ShapeError("label: got one about another number of episodes than those before, expected the same")
-            for episode in _episodes(unit):
-                if episode.obs.shape[1:] != self.obs_shape:
-                    raise ShapeError(f"label: got observations {episode.obs.shape[1:]}, expected {self.obs_shape}")
+        self.labels.check(units, values, weights)
 
     def due(self) -> bool:
         """Whether a fit would know enough new labels: `min_labels` for the first, then every `retrain_every`."""
@@ -125,27 +95,35 @@ class RewardModelTrainer:
         """Fit on the labels at hand, grade on the held-out ones, and publish, refuse or keep the version in service."""
         started = time.perf_counter()
         self._considered = len(self)
-        labels = [self._labels[key] for key in sorted(self._labels)]  # the order of arrival must not matter
-        train, held = ([one for one in labels if one.held_out is side] for side in (False, True))
+        train, held = self.parts()
         why_not = _too_little(train, held)
         if why_not:
             decision = Decision(None, None, gate_open=False, reason=why_not)
-            return Published(None, self._report(decision, len(train), math.nan, started))
-        candidate, loss = self._fit_members(train)
-        logit_KE, target_E = _final_logits(candidate, held), _targets(held)
-        candidate.temperature = fit_temperature(logit_KE, target_E)
+            return Published(None, self._report(decision, None, None, len(train), started))
+        fit = self._fitted(train, held)
+        candidate, new = fit.model, examine(fit.model, held)
+        old = None if self.served is None else examine(self.served, held)
         decision = decide(
-            candidate=grade(mean_belief(logit_KE, candidate.temperature), target_E),
-            on_training=grade(_final_beliefs(candidate, train), _targets(train)),
-            incumbent=None if self.served is None else grade(_final_beliefs(self.served, held), target_E),
+            candidate=new.exam,
+            on_training=grade(final_beliefs(candidate, train), targets(train)),
+            incumbent=None if old is None else old.exam,
             gate_accuracy=self.config.gate_accuracy,
         )
         if decision.publish:
             self._version += 1
             candidate.version, self.served = self._version, candidate
-            candidate.scale = _scale(candidate, labels)
-        report = self._report(decision, len(train), loss, started, candidate.temperature)
+            candidate.scale = scale_over(candidate, [*train, *held])  # nothing is learned from the held-out ones here
+        shown = old if old is not None and decision.shown is old.exam else new
+        report = self._report(decision, shown, fit, len(train), started)
+        in_service = new if decision.publish or old is None else old  # also where its gate shut just now
+        report = replace(report, drift_p=in_service.drift_p, drift_alarm=in_service.drift_alarm)
         return Published(candidate.state() if decision.publish else None, report)
+
+    def parts(self) -> tuple[list[Labelled], list[Labelled]]:
+        """Labels to learn from, and those held out, each in an order that has nothing to do with when they came."""
+        labels = self.labels.in_order()
+        train, held = ([one for one in labels if one.held_out is side] for side in (False, True))
+        return train, held
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides the labels, which the caller adds again after ``restore``."""
@@ -171,49 +149,23 @@ class RewardModelTrainer:
             )
         self._version, self._considered, self.served = version, considered, served
 
-    def _add(self, obs: tuple[Array, ...], value: float, weight: float) -> None:
-        keys = [observation_key(one) for one in obs]
-        if len(keys) == 2 and keys[0] == keys[1]:
-            return  # nothing can be learned of what looks the same
-        if keys != sorted(keys):  # the same two the other way round are the same label
-            keys, obs, value = keys[::-1], obs[::-1], 1.0 - value
-        key = "|".join(keys)
-        known = self._labels.get(key)
-        if known is None:
-            self._labels[key] = _Labelled(key, obs, [value], weight, is_held_out(key, self.config.holdout))
-        else:
-            known.values.append(value)
-            known.weight = max(known.weight, weight)
-
-    def _fit_members(self, train: Sequence[_Labelled]) -> tuple[RewardModel, float]:
-        """An ensemble, each member on its own bootstrap sample (a single one on all labels), and the mean loss."""
-        seeds = np.random.SeedSequence((self.seed, len(self))).generate_state(2)
-        rng = np.random.default_rng(seeds[0])
-        candidate = RewardModel.create(self.config, self.obs_shape, int(seeds[1]))
-        observed = np.concatenate([obs for one in train for obs in one.obs])
-        for one in train:
-            one.digests = one.digests or tuple(candidate.members[0].digest(obs) for obs in one.obs)
-        target, weight = _targets(train), np.array([one.weight for one in train])
-        losses = []
-        for net in candidate.members:
-            net.normalise_by(observed)
-            times = _bootstrap(rng, target) if self.config.ensemble > 1 else np.ones(len(train))
-            kept = np.flatnonzero(times)
-            data = TrainingSet.of(
-                [train[int(i)].digests for i in kept],
-                target[kept],
-                class_weights(target[kept], (weight * times)[kept]),
-            )
-            losses.append(fit_net(net.to(self.device), data, self.config, int(rng.integers(2**31))))
-            net.to("cpu")
-        return candidate, float(np.mean(losses))
+    def _fitted(self, train: Sequence[Labelled], held: Sequence[Labelled]) -> _Fit:
+        """A calibrated candidate."""
+        seed = (self.seed, len(self))
+        flips = estimated_flips(self.config, train, seed, device=self.device) if self.config.noise != "none" else None
+        model, loss = fit_members(self.config, train, seed, device=self.device, flips=flips)
+        model.temperature = fit_temperature(final_logits(model, held), targets(held))
+        model.trained_on = frozenset(mark(one.key) for one in train)
+        model.calibrated_on = frozenset(mark(one.key) for one in held)
+        return _Fit(model, loss, len(train), flips)
 
     def _report(
-        self, decision: Decision, train_n: int, loss: float, started: float, temperature: float = math.nan
+        self, decision: Decision, examined: Examined | None, fit: _Fit | None, train_n: int, started: float
     ) -> RewardModelReport:
         """On the version in service where one stays or comes in; on the refused candidate else."""
-        shown = decision.shown or Grade.none()
-        extra = {**shown.extra(), "temperature": temperature}
+        shown = Grade.none() if examined is None else examined.pooled
+        extra = {"temperature": math.nan} if fit is None else fit.figures()
+        extra |= {} if examined is None else examined.figures()
         if decision.candidate is not None:
             extra["candidate_accuracy"] = decision.candidate.accuracy
         return RewardModelReport(
@@ -221,61 +173,23 @@ class RewardModelTrainer:
             gate_open=decision.gate_open,
             heldout_accuracy=shown.accuracy,
             heldout_n=shown.n,
-            heldout_low=shown.low,
+            heldout_low=shown.interval[0],
             balanced_accuracy=shown.balanced,
             train_n=train_n,
-            loss=loss,
+            loss=math.nan if fit is None else fit.loss,
             fit_s=time.perf_counter() - started,
             reason=decision.reason,
             extra=extra,
+            **({} if examined is None else examined.detail()),
         )
 
 
-def _too_little(train: Sequence[_Labelled], held: Sequence[_Labelled]) -> str:
+def _too_little(train: Sequence[Labelled], held: Sequence[Labelled]) -> str:
     """Why a fit would be for nothing; empty: it isn't."""
     if len(held) < FEWEST_HELD_OUT:
         return f"{len(held)} held-out labels, at least {FEWEST_HELD_OUT} are needed"
-    target = _targets(train)
+    target = targets(train)
     table = Confusion.of(target, target)
     if not table.good or not table.bad:
         return f"labels to learn from: {table.good} good, {table.bad} bad; at least one of each is needed"
     return ""
-
-
-def _bootstrap(rng: np.random.Generator, target: Array) -> Array:
-    """How often each label is drawn, with replacement within each class: neither can go missing."""
-    times = np.zeros(len(target))
-    for members in (np.flatnonzero(target > 0.5), np.flatnonzero(target <= 0.5)):
-        if len(members):
-            times[members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)))
-    return times
-
-
-def _targets(labels: Sequence[_Labelled]) -> Array:
-    return np.array([one.value for one in labels], np.float32)
-
-
-def _final_logits(model: RewardModel, labels: Sequence[_Labelled]) -> Array:
-    """(K, E) logits at the labelled episodes' ends; of two episodes the first's less the second's."""
-    of_each = []
-    for i in range(len(labels[0].obs)):
-        offsets = np.concatenate([[0], np.cumsum([len(one.obs[i]) for one in labels])])
-        logits = model.logits(np.concatenate([one.obs[i] for one in labels]), offsets)
-        of_each.append(logits[:, offsets[1:] - 1])
-    return of_each[0] if len(of_each) == 1 else of_each[0] - of_each[1]
-
-
-def _scale(model: RewardModel, labels: Sequence[_Labelled]) -> Scale:
-    """Of all labelled episodes, held-out ones too: nothing is learned from them here."""
-    obs = [each for one in labels for each in one.obs]
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in obs])])
-    belief = mean_belief(model.logits(np.concatenate(obs), offsets), model.temperature)
-    return scale_of(belief, belief[offsets[1:] - 1])
-
-
-def _episodes(unit: Units) -> tuple[Episode, ...]:
-    return (unit,) if isinstance(unit, Episode) else tuple(unit)
-
-
-def _final_beliefs(model: RewardModel, labels: Sequence[_Labelled]) -> Array:
-    return mean_belief(_final_logits(model, labels), model.temperature)

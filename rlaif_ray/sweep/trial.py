@@ -37,7 +37,8 @@ class Audit:
 
     def __init__(self) -> None:
         self._returns: deque[float] = deque(maxlen=AUDIT_ITERATIONS)
-        self._verdicts: deque[tuple[float, float]] = deque()  # how many of an iteration, and their mean
+        # How many of an iteration, what they say of all its episodes, and for how many they stand.
+        self._verdicts: deque[tuple[float, float, float]] = deque()
 
     def take(self, row: Mapping[str, Any]) -> dict[str, float]:
         """An iteration's figures with this one: ``task_return``, ``approval`` (nan before a verdict), ``score``.
@@ -48,15 +49,15 @@ class Audit:
         if math.isfinite(task_return):
             self._returns.append(task_return)
         feedback = row.get("feedback", {})
-        if feedback.get("verdicts", 0) > 0:
-            self._verdicts.append((feedback["verdicts"], feedback["approval_rate"]))
-            while sum(n for n, _ in self._verdicts) - self._verdicts[0][0] >= AUDIT_VERDICTS:
+        if (stands_for := feedback.get("stands_for", feedback.get("verdicts", 0))) > 0:
+            self._verdicts.append((feedback["verdicts"], feedback["approval_rate"], stands_for))
+            while sum(n for n, _, _ in self._verdicts) - self._verdicts[0][0] >= AUDIT_VERDICTS:
                 self._verdicts.popleft()
         return self.figures()
 
     def figures(self) -> dict[str, float]:
-        count = sum(n for n, _ in self._verdicts)
-        approval = sum(n * mean for n, mean in self._verdicts) / count if count else math.nan
+        count, standing = sum(n for n, _, _ in self._verdicts), sum(many for _, _, many in self._verdicts)
+        approval = sum(many * mean for _, mean, many in self._verdicts) / standing if standing else math.nan
         task_return = sum(self._returns) / len(self._returns) if self._returns else math.nan
         score = (task_return if self._returns else 0.0) + (approval if count else 0.0)
         return {"task_return": task_return, "approval": approval, "verdicts": float(count), "score": score}
@@ -66,7 +67,7 @@ class Audit:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._returns.extend(state["returns"])
-        self._verdicts.extend((n, mean) for n, mean in state["verdicts"])
+        self._verdicts.extend((n, mean, *(many or [n])) for n, mean, *many in state["verdicts"])
 
 
 def cell_of(place: Place, config: Mapping[str, Any], trial_id: str) -> Cell:

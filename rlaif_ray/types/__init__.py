@@ -12,6 +12,7 @@ offsets, never padded: one 100-step episode among short ones must not cost ten t
 
 from __future__ import annotations
 
+from rlaif_ray.types.choosing import DRAWS, Candidates, Draw, Drawn
 from rlaif_ray.types.episodes import (
     Array,
     Episode,
@@ -27,7 +28,9 @@ from rlaif_ray.types.protocols import EpisodeRenderer, EpisodeTeller, FrameReade
 from rlaif_ray.types.verdicts import (
     Abstention,
     Label,
+    PeriodAccuracy,
     QuestionKind,
+    ReliabilityBin,
     RewardModelReport,
     Scale,
     Scores,
@@ -37,8 +40,12 @@ from rlaif_ray.types.verdicts import (
 )
 
 __all__ = [
+    "DRAWS",
     "Abstention",
     "Array",
+    "Candidates",
+    "Draw",
+    "Drawn",
     "Episode",
     "EpisodeBatch",
     "EpisodeRenderer",
@@ -46,9 +53,11 @@ __all__ = [
     "Fragment",
     "FrameReader",
     "Label",
+    "PeriodAccuracy",
     "PolicyVersion",
     "QuestionKind",
     "Reading",
+    "ReliabilityBin",
     "RewardModelReport",
     "Rollout",
     "Scale",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.types.choosing import DRAWS, Draw
 from rlaif_ray.types.episodes import Array, PolicyVersion, need
 
 __all__ = [
     "Abstention",
     "Label",
+    "PeriodAccuracy",
     "QuestionKind",
+    "ReliabilityBin",
     "RewardModelReport",
     "Scale",
     "Scores",
@@ -22,6 +26,8 @@ __all__ = [
 ]
 
 QuestionKind = Literal["approval", "rating", "preference"]
+
+FEWEST_OF_A_CLASS = 20  # held-out labels; of fewer a share of right answers says little
 
 
 @dataclass(frozen=True)
@@ -103,17 +109,68 @@ class Label:
     policy_version: PolicyVersion
     asked_at_step: int  # environment steps of the run when it was asked
     replayed: bool  # answered from the store, for nothing
-    inclusion_probability: float  # of the episode being asked about
+    inclusion_probability: float  # of the episode being asked about; of a pair, its first being in one
     second_episode_id: int | None = None  # of a preference: the episode it was compared with
+    draw: Draw = "audit"  # how the episode was chosen
 
     def __post_init__(self) -> None:
         if not 0.0 < self.inclusion_probability <= 1.0:
             raise ShapeError(f"inclusion_probability: got {self.inclusion_probability}, expected in (0, 1]")
+        if self.draw not in DRAWS:
+            raise ShapeError(f"draw: got {self.draw!r}, expected one of {', '.join(DRAWS)}")
 
     @property
     def value(self) -> float | None:
         """The verdict's value in [0, 1]; None for an abstention."""
         return self.outcome.value if isinstance(self.outcome, Verdict) else None
+
+
+@dataclass(frozen=True)
+class PeriodAccuracy:
+    """How one reward model did on the held-out labels of a span of policy versions; labels of exactly 1/2 left out."""
+
+    first: PolicyVersion
+    last: PolicyVersion
+    good: int  # labels, by the judge
+    good_right: int
+    bad: int
+    bad_right: int
+
+    @property
+    def n(self) -> int:
+        return self.good + self.bad
+
+    @property
+    def right(self) -> int:
+        return self.good_right + self.bad_right
+
+    @property
+    def accuracy(self) -> float:
+        """Share of agreement; nan for no labels."""
+        return self.right / self.n if self.n else math.nan
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there are at least ``FEWEST_OF_A_CLASS`` labels of each class: with fewer, "always good" looks well
+        where harm has become rare."""
+        return min(self.good, self.bad) >= FEWEST_OF_A_CLASS
+
+    @property
+    def zero_error_bound(self) -> float:
+        """Upper end of the 95 % interval of the share of errors where none was made: 3/n, at most 1; nan where some
+        were. The rule of three: Hanley and Lippman-Hand 1983."""
+        if self.right < self.n:
+            return math.nan
+        return min(1.0, 3.0 / self.n) if self.n else 1.0
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """A bar of a reliability curve: labels whose belief lies in one tenth of [0, 1]."""
+
+    belief: float  # their mean
+    label: float  # mean of what the judge said
+    n: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +188,27 @@ class RewardModelReport:
     fit_s: float
     reason: str = ""  # why the gate is shut, or why a version was rolled back
     extra: Mapping[str, float] = field(default_factory=dict)
+    periods: tuple[PeriodAccuracy, ...] = ()  # by policy version, oldest first; the last one is on-policy
+    reliability: tuple[ReliabilityBin, ...] = ()
+    drift_p: float = math.nan  # of the version in service: how likely so many errors in the newest period are by chance
+    drift_alarm: bool = False
+
+    @property
+    def on_policy(self) -> PeriodAccuracy | None:
+        """The newest period; None where nothing was graded."""
+        return self.periods[-1] if self.periods else None
+
+    @property
+    def on_policy_accuracy(self) -> float:
+        """Nan where it is not measurable: fewer than 20 held-out labels of either class."""
+        newest = self.on_policy
+        return newest.accuracy if newest is not None and newest.measurable else math.nan
+
+    def figures(self) -> dict[str, Any]:
+        """All of it in plain numbers, lists and dictionaries, for a summary."""
+        plain = asdict(self)
+        extra: dict[str, Any] = plain.pop("extra")
+        return plain | extra | {"on_policy_accuracy": self.on_policy_accuracy}
 
 
 @dataclass(frozen=True)

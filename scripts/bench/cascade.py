@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 from mixed_play import episodes
-from processes import machine
+from this_machine import machine
 
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.envs.homegrid_world import STATE_COLUMNS

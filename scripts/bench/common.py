@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 BATCH, MINIBATCH, EPOCHS, ENVS = 8_192, 1_024, 4, 256
 LR, GAMMA, LAMBDA, CLIP, ENTROPY, VALUE, GRAD_CLIP = 1e-3, 0.99, 0.95, 0.2, 0.03, 0.5, 0.5
+SIZES = {"batch": BATCH, "minibatch": MINIBATCH, "epochs": EPOCHS, "envs": ENVS}
 GRID = (12, 14, 4)
 
 
 class Contender(Protocol):
     def block(self) -> dict[str, Any]:
         """Train on one batch; at least ``steps``."""
+
+    def policy(self) -> Any:
+        """What acts now, as ``evaluation.evaluate_policy`` takes it."""
 
     def close(self) -> None: ...
 
@@ -25,8 +32,34 @@ class Channels(nn.Module):
         return obs.permute(0, 3, 1, 2)
 
 
+class Centred(nn.Module):
+    """(B, 12, 14, 4) -> (B, 1863): all but the agent's channel in a window around it, cut out of a padded copy."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        height, width = obs.shape[1:3]
+        agent = obs[..., 0].flatten(1).argmax(1)
+        padded = functional.pad(obs[..., 1:], (0, 0, width - 1, width - 1, height - 1, height - 1))
+        y = (agent // width)[:, None] + torch.arange(2 * height - 1)
+        x = (agent % width)[:, None] + torch.arange(2 * width - 1)
+        return padded[torch.arange(len(obs))[:, None, None], y[:, :, None], x[:, None, :]].flatten(1)
+
+
+class Heads(nn.Module):
+    """A trunk with actor and critic."""
+
+    def __init__(self, trunk: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.trunk, self.actor, self.critic = trunk, nn.Linear(256, 4), nn.Linear(256, 1)
+
+    def forward(self, obs: Any) -> tuple[Tensor, Tensor]:
+        embedding = self.trunk(obs)
+        return self.actor(embedding), self.critic(embedding)
+
+
 def plain_network(name: str) -> nn.Sequential:
     """(B, 12, 14, 4) float -> (B, 256): the trunk of ``policy.network`` as anybody would write it."""
+    if name == "egocentric":
+        return nn.Sequential(Centred(), nn.Linear(23 * 27 * 3, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
     if name == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(672, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
     return nn.Sequential(
@@ -40,12 +73,3 @@ def convolutions() -> list[nn.Module]:
         Channels(), nn.Conv2d(4, 16, 2), nn.ReLU(), nn.Conv2d(16, 32, 2), nn.ReLU(), nn.Conv2d(32, 64, 2), nn.ReLU(),
         nn.Flatten(),
     ]  # fmt: skip
-
-
-def operations(name: str) -> float:
-    """Floating-point operations of one sample's forward and backward pass through the plain network with its heads."""
-    widths = {"mlp": [(672, 256), (256, 256), (256, 5)], "cnn": [(6_336, 256), (256, 256), (256, 5)]}[name]
-    forward = sum(2.0 * i * o for i, o in widths)
-    if name == "cnn":
-        forward += 2.0 * (11 * 13 * 16 * 16 + 10 * 12 * 64 * 32 + 9 * 11 * 128 * 64)
-    return 3.0 * forward

@@ -3,8 +3,12 @@
 
     python scripts/bench/contenders.py '{"kind": "sb3", "network": "mlp", "threads": 2}'
 
-builds one, says ``ready``, and for every line ``go`` trains on one batch and prints a JSON line: environment steps,
-seconds, processor seconds, and what else it can tell of itself. ``duel.py`` drives several in turn.
+builds one, says that it is ready, and for every JSON line {"do": "block"} trains on one batch and answers with a JSON
+line: environment steps, seconds, processor seconds, and what else it can tell of itself. {"do": "train", "seconds": S}
+trains for so long and by whole batches; {"do": "evaluate", "episodes": N, "starts": "heldout"} answers with the true
+outcomes of the policy as it is. With "lead_s" it trains for a while before the clock starts, so that what goes on in
+the background is under way; with "settle_s" it waits afterwards until that is over, so that others don't pay for it.
+``duel.py`` drives several in turn.
 
 All have the same world (vectorised), batch of 8,192 steps, 4 epochs, minibatches of 1,024, Adam, clip, discount and
 coefficients, and a network of the same shapes. The others' networks are written plainly, as a user of theirs would.
@@ -15,77 +19,91 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import sys
 import time
 from typing import Any
 
+import psutil
 import torch
-from common import BATCH, CLIP, ENTROPY, ENVS, EPOCHS, GAMMA, GRAD_CLIP, LAMBDA, LR, MINIBATCH, VALUE, Contender
+from common import Contender
+from this_machine import CORES
 
 JUDGE = "rlaif_ray.feedback.builtin"  # in the command line of the built-in judge's process
-
-# ------------------------------------------------------------------------------------------------------------ ours
-
-
-class Ours:
-    """FeedbackPPO. ``sections`` are those of the config, put over a task-only run of the common settings."""
-
-    def __init__(self, network: str, threads: int, runners: int = 0, **sections: Any) -> None:
-        from rlaif_ray.config import deep_merge, validate
-        from rlaif_ray.ppo_config import FeedbackPPOConfig
-        from rlaif_ray.surroundings import judge_serving, ray_running
-
-        raw: dict[str, Any] = {
-            "run": {"total_steps": 100_000_000, "seed": 0, "dir": "/tmp", "name": "bench"},
-            "env": {"num_envs": ENVS, "options": {"starts": "train"}},
-            "policy": {"network": network},
-            "ppo": {
-                "train_batch_size": BATCH, "minibatch_size": MINIBATCH, "num_epochs": EPOCHS, "lr": LR, "lr_final": LR,
-                "gamma": GAMMA, "lambda_": LAMBDA, "clip_param": CLIP, "entropy_coeff": ENTROPY,
-                "entropy_coeff_final": ENTROPY, "vf_loss_coeff": VALUE, "grad_clip": GRAD_CLIP,
-            },
-            "resources": {"env_runners": runners, "learner_threads": threads},
-        }  # fmt: skip
-        self._stack = contextlib.ExitStack()
-        config = validate(deep_merge(raw, sections))
-        self._stack.enter_context(ray_running(config))
-        config = self._stack.enter_context(judge_serving(config))
-        self.algorithm = FeedbackPPOConfig.from_config(config).build_algo()
-
-    def block(self) -> dict[str, Any]:
-        row = self.algorithm.train()
-        said: dict[str, Any] = {"steps": row["iteration_steps"]} | {k: row["time"][k] for k in row["time"]}
-        for key in ("labels", "provenance", "reward_model"):
-            said |= {key: row[key]} if key in row else {}
-        return said
-
-    def close(self) -> None:
-        self.algorithm.stop()
-        self._stack.close()
+REWARD_MODEL = "ray::_Worker"  # the reward model's actor, as Ray titles its process
 
 
-# ------------------------------------------------------------------------------------------------------ one process
-
-
-def build(kind: str, threads: int = 1, **options: Any) -> Contender:
-    torch.set_num_threads(threads)
+def build(kind: str, threads: int = 0, **options: Any) -> Contender:
+    if threads:
+        torch.set_num_threads(threads)
     if kind == "ours":
+        from with_ours import Ours
+
         return Ours(threads=threads, **options)
-    if kind in ("sb3", "sb3-published"):
+    if kind in ("sb3", "sb3-published", "sb3-preset"):
         import with_sb3
 
-        return with_sb3.StableBaselines(**options) if kind == "sb3" else with_sb3.Published()
+        makes = {"sb3": with_sb3.StableBaselines, "sb3-published": with_sb3.Published, "sb3-preset": with_sb3.Preset}
+        return makes[kind](**options)
     if kind == "rllib":
-        import with_rllib
+        from with_rllib import StockRLlib
 
-        return with_rllib.StockRLlib(threads=threads, **options)
-    raise SystemExit(f"kind: got {kind!r}, allowed are ours, sb3, sb3-published, rllib")
+        return StockRLlib(threads=threads, **options)
+    raise SystemExit(f"kind: got {kind!r}, allowed are ours, sb3, sb3-published, sb3-preset, rllib")
+
+
+class Performer:
+    """Does what it is told with a contender, by the clock."""
+
+    def __init__(self, what: dict[str, Any]) -> None:
+        self.contender = build(**what)
+
+    def __call__(self, do: str, lead_s: float = 0.0, settle_s: float = 0.0, **options: Any) -> dict[str, Any]:
+        if lead_s:
+            self.train(lead_s)
+        found = self._measured(do, options)
+        time.sleep(settle_s)
+        return found
+
+    def _measured(self, do: str, options: dict[str, Any]) -> dict[str, Any]:
+        used = [processor_s(role) for role in ("", JUDGE, REWARD_MODEL)]
+        began = time.perf_counter()
+        said: dict[str, Any] = getattr(self if hasattr(Performer, do) else self.contender, do)(**options)
+        seconds = time.perf_counter() - began
+        spent = [processor_s(role) - u for role, u in zip(("", JUDGE, REWARD_MODEL), used, strict=True)]
+        return {
+            "seconds": seconds, "processor_s": spent[0], "judge_processor_s": spent[1],
+            "reward_model_processor_s": spent[2], "threads": torch.get_num_threads(), "cores": CORES,
+        } | said  # fmt: skip
+
+    def block(self) -> dict[str, Any]:
+        return self.contender.block()
+
+    def train(self, seconds: float = 0.0, steps: int = 0) -> dict[str, Any]:
+        """At least one batch, until so many seconds have passed and so many steps are done.
+
+        Steps and labels of all of it, and what else batches tell of themselves as means over them.
+        """
+        began, done, labels = time.perf_counter(), 0, getattr(self.contender, "labels", 0.0)
+        blocks: list[dict[str, Any]] = []
+        while not blocks or time.perf_counter() - began < seconds or done < steps:
+            blocks.append(self.contender.block())
+            done += blocks[-1]["steps"]
+        means = {key: statistics.fmean(block[key] for block in blocks) for key in blocks[0]}
+        told = {"steps": done, "blocks": len(blocks), "labels": getattr(self.contender, "labels", 0.0) - labels}
+        return means | told
+
+    def evaluate(self, episodes: int, starts: str) -> dict[str, Any]:
+        """Of the policy as it acts (stochastic)."""
+        from rlaif_ray.evaluation import World, evaluate_policy
+
+        world = World("rlaif_ray/Homegrid-v0", {"starts": starts})
+        found = evaluate_policy(self.contender.policy(), world, episodes, seed=12_345)
+        return {key: found[key] for key in ("found", "cat_survived", "mean_length", "episodes")}
 
 
 def processor_s(role: str = "") -> float:
     """Processor seconds of this process and what it started; of those alone whose command line names ``role``."""
-    import psutil
-
     total = 0.0
     for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
@@ -98,27 +116,11 @@ def processor_s(role: str = "") -> float:
 def main() -> int:
     talk = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not for whoever listens
-    contender = build(**json.loads(sys.argv[1]))
-    print("ready", file=talk)
+    perform = Performer(json.loads(sys.argv[1]))
+    print(json.dumps({"ready": True, "threads": torch.get_num_threads()}), file=talk)
     for line in sys.stdin:
-        if line.strip() != "go":
-            break
-        used, judges, began = processor_s(), processor_s(JUDGE), time.perf_counter()
-        said = contender.block()
-        seconds = time.perf_counter() - began
-        print(
-            json.dumps(
-                {
-                    "seconds": seconds,
-                    "processor_s": processor_s() - used,
-                    "judge_processor_s": processor_s(JUDGE) - judges,
-                }
-                | said,
-                default=float,
-            ),
-            file=talk,
-        )
-    contender.close()
+        print(json.dumps(perform(**json.loads(line)), default=float), file=talk)
+    perform.contender.close()
     return 0
 
 

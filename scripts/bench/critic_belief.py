@@ -18,20 +18,50 @@ from typing import Any
 
 import numpy as np
 import torch
-from processes import machine, show
+from processes import show
+from this_machine import machine
 from torch.nn import functional
 
 from rlaif_ray import envs
 from rlaif_ray.columns import ColumnSampler
 from rlaif_ray.config import load_config
 from rlaif_ray.learner import flat_columns
+from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.networks import ActorCritic, spec_for
-from rlaif_ray.paying import Known, Payer
 from rlaif_ray.policy import BELIEF, ActorCriticModule, ModuleActor
 from rlaif_ray.reward_model.model import RewardModel
-from rlaif_ray.tally import Tally
+from rlaif_ray.reward_model.trainer import Published
+from rlaif_ray.types import RewardModelReport
 
 T, N, MINIBATCH, EPOCHS = 32, 256, 1_024, 4
+
+
+class OnePublished:
+    """A reward model's trainer that has published already and learns nothing more."""
+
+    def __init__(self, published: list[Published]) -> None:
+        self.published = published
+
+    def add(self, units: Any, values: Any) -> None:
+        raise AssertionError("nobody is asked here")
+
+    def poll(self) -> list[Published]:
+        published, self.published = self.published, []
+        return published
+
+    def wait(self, deadline_s: float) -> list[Published]:
+        return self.poll()
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def nobody(*_: Any) -> Any:
+    raise AssertionError("nobody is asked here")
 
 
 class Iteration:
@@ -53,22 +83,26 @@ class Iteration:
             model_config={"policy": self.config.policy.model_dump(mode="json")},
         )  # fmt: skip
         self.network: ActorCritic = module.network
-        self.actor, self.sampler, self.payer = ModuleActor(module, spec, 0), ColumnSampler(env), Payer(self.config)
+        self.actor, self.sampler = ModuleActor(module, spec, 0), ColumnSampler(env)
         self.sampler.reset(0)
         model = RewardModel.create(self.config.reward_model, spaces[0].shape, 0)
-        self.known = Known({}, (), (), {1: model}, version=1, fresh=0, report=None, iteration=0)
+        report = RewardModelReport(1, True, 0.9, 50, 0.8, 0.9, 200, 0.1, 0.2)
+        trainer = OnePublished([Published(model.state(), report)])
+        self.loop = FeedbackLoop(self.config, None, trainer, choose=nobody, load=RewardModel.from_state)
+        self.loop.learn_to_judge()
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
 
     def run(self) -> dict[str, float]:
         at = [time.perf_counter()]
         rollout = self.sampler.sample(T, self.actor, 0)
         at.append(time.perf_counter())
-        mixed = self.payer.mix(rollout, 10**9, self.known, Tally())
+        mixed = self.loop.mix(rollout, 10**9)
         at.append(time.perf_counter())
         columns = flat_columns([(rollout.fragment, mixed)], 0.99, 0.95)
         at.append(time.perf_counter())
         self._learn({name: torch.as_tensor(column) for name, column in columns.items()})
         at.append(time.perf_counter())
+        self.loop.end_iteration(10**9)
         return dict(zip(("act", "score_and_pay", "columns", "learn"), np.diff(at).tolist(), strict=True))
 
     def _learn(self, columns: dict[str, torch.Tensor]) -> None:

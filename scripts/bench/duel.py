@@ -2,98 +2,148 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from plan import Plan, Row, Turns
+from processes import memory_mb
+from this_machine import CORES
 
 HERE = Path(__file__).parent
-Row = dict[str, Any]
+Blocks = dict[str, list[Row]]
 
 
 class Contestant:
-    """One contender's process."""
+    """One contender in a process of its own."""
 
     def __init__(self, name: str, what: Mapping[str, Any], log: Path) -> None:
         self.name, self.what = name, dict(what)
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "RAY_DEDUP_LOGS": "0", "PYTHONWARNINGS": "ignore"}
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = open(log, "w")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "contenders.py"), json.dumps(what)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
         )  # fmt: skip
-        self._expect()
+        self._answer()
 
-    def block(self) -> Row:
+    def ask(self, what: str = "block", **options: Any) -> Row:
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        row: Row = json.loads(self._expect())
-        return row
+        with contextlib.suppress(BrokenPipeError):  # what became of it is told below
+            self._process.stdin.write(json.dumps({"do": what, **options}) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
 
-    def memory_gb(self) -> float:
-        """Of the process and all it started; what they share is shared out."""
-        from rlaif_ray.machine import memory_gb
+    def memory_mb(self) -> Mapping[str, float]:
+        return memory_mb(psutil.Process(self._process.pid))
 
-        return memory_gb(psutil.Process(self._process.pid))
-
-    def _expect(self) -> str:
+    def _answer(self) -> Row:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self.close()
             raise SystemExit(f"{self.name} ended unexpectedly; its log: {self._log.name}")
-        return line
+        row: Row = json.loads(line)
+        return row
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._log.close()
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._log.close()
+
+
+TURN_S = 3.0  # of a turn, at least; it is of whole batches
+AHEAD_S = 1.0  # a runner that samples ahead has its fragment ready after that
+
+
+def turn_of(what: Mapping[str, Any], tiny: bool) -> Row:
+    """What a contender does when it is its turn: ``turn`` of its description, or a few batches.
+
+    Whoever samples ahead is given a batch before the clock starts, and a pause after it has stopped: its first fragment
+    would else have been sampled, and its last would be, at the others' expense.
+    """
+    turn: Row = {"what": "train", "seconds": TURN_S, **what.get("turn", {})}
+    if what.get("resources", {}).get("overlap"):
+        turn |= {"lead_s": 1e-3, "settle_s": AHEAD_S}
+    return turn | ({"seconds": 0.0, "lead_s": 0.0, "settle_s": 0.0} if tiny else {})
 
 
 def duel(
-    contestants: Mapping[str, Mapping[str, Any]], *, rounds: int, warm_up: int, logs: Path
-) -> dict[str, list[Row]]:
-    """Blocks of every contestant, round by round. A contestant whose ``every`` is k takes part in each k-th round."""
-    logs.mkdir(parents=True, exist_ok=True)
-    running: list[Contestant] = []
-    blocks: dict[str, list[Row]] = {name: [] for name in contestants}
+    contestants: Mapping[str, Mapping[str, Any]], plan: Plan, *, part: str, rounds: int, warm_up: int
+) -> Iterator[Blocks]:
+    """Turns of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round;
+    ``turn`` says what its turn is."""
+    done = plan.journal.rounds(part)
+    if len(done) < rounds and not plan.out_of_time:
+        for rows in _rounds(contestants, plan, len(done), rounds, warm_up, part):
+            plan.journal.add(part, rows)
+            yield blocks_of(plan.journal.rounds(part))
+    elif done:
+        yield blocks_of(done)
+
+
+def _rounds(
+    contestants: Mapping[str, Mapping[str, Any]], plan: Plan, first: int, rounds: int, warm_up: int, part: str
+) -> Iterator[Row]:
+    running: list[Turns] = []
+    every = {name: int(what.get("every", 1)) for name, what in contestants.items()}
+    turns = {name: turn_of(what, plan.tiny) for name, what in contestants.items()}
     try:
         for name, what in contestants.items():
-            plain = {key: value for key, value in what.items() if key != "every"}
-            running.append(Contestant(name, plain, logs / f"{name.replace('/', '-').replace(' ', '-')}.log"))
-            for _ in range(max(1, warm_up // int(what.get("every", 1)))):
-                running[-1].block()
-        for i in range(rounds):
-            for one in running:
-                if i % int(contestants[one.name].get("every", 1)) == 0:
-                    blocks[one.name].append(one.block())
-            tell(f"round {i + 1} of {rounds}: " + ", ".join(f"{n} {rate(b[-1]):,.0f}/s" for n, b in blocks.items()))
+            running.append(started(plan, name, what))
+            for _ in range(0 if plan.tiny else max(1, warm_up // every[name])):
+                running[-1].ask()
+        for i in range(first, rounds):
+            rows = {one.name: one.ask(**turns[one.name]) for one in running if i % every[one.name] == 0}
+            tell(f"{part}, round {i + 1} of {rounds}: " + ", ".join(f"{n} {rate(r):,.0f}/s" for n, r in rows.items()))
+            yield rows
+            if plan.out_of_time:
+                return
     finally:
         for one in running:
             one.close()
+
+
+def started(plan: Plan, name: str, what: Mapping[str, Any]) -> Turns:
+    """A contender's process. What is only the round's business isn't handed to it."""
+    plain = {key: value for key, value in what.items() if key not in ("every", "turn")}
+    return plan.start(name, plan.sized(plain), plan.logs / f"{name.replace('/', '-').replace(' ', '-')}.log")
+
+
+def blocks_of(rounds: Sequence[Mapping[str, Row]]) -> Blocks:
+    blocks: Blocks = {}
+    for rows in rounds:
+        for name, row in rows.items():
+            blocks.setdefault(name, []).append(row)
     return blocks
 
 
-def rate(row: Row) -> float:
+def rate(row: Mapping[str, Any]) -> float:
     return float(row["steps"] / row["seconds"])
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Steps a second: median, lowest, highest; the other figures' medians."""
-    rates = [rate(row) for row in rows]
-    out: Row = {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "blocks": len(rates)}
+    """Steps a second: median, lowest, highest; the threads it had; the other figures' medians."""
+    out: Row = {**spread([rate(row) for row in rows]), "blocks": len(rows), "threads": rows[-1].get("threads")}
     for key in rows[0]:
         values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
-        if len(values) == len(rows):
+        if len(values) == len(rows) and key != "threads":
             out[f"{key}_median"] = statistics.median(values)
     return out
 
@@ -102,23 +152,17 @@ def ratio(a: Sequence[Row], b: Sequence[Row]) -> Row:
     """Median of the ratios of blocks next to each other in time, and their spread."""
     n = min(len(a), len(b))
     each = [rate(x) / rate(y) for x, y in zip(a[:: max(1, len(a) // n)], b[:: max(1, len(b) // n)], strict=False)]
-    return {"median": statistics.median(each), "low": min(each), "high": max(each), "pairs": len(each)}
+    return {**spread(each), "pairs": len(each)}
 
 
-def machine() -> Row:
-    model = ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = found[0] if found else ""
-    import torch
+def spread(values: Sequence[float]) -> Row:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
-    return {
-        "cores": os.cpu_count(), "processor": model or platform.machine(), "system": platform.system(),
-        "python": platform.python_version(), "torch": torch.__version__,
-        "load_at_start": [round(x, 2) for x in os.getloadavg()],
-        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-    }  # fmt: skip
+
+def without_judge(rows: Sequence[Row]) -> list[Row]:
+    """The same blocks with the judge's own processor time taken off the clock, as the least it can have cost: shared
+    out over all cores."""
+    return [row | {"seconds": row["seconds"] - row.get("judge_processor_s", 0.0) / CORES} for row in rows]
 
 
 def tell(line: str) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 
 import numpy as np
+from this_machine import machine
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.envs.homegrid_layout import WIDTH
@@ -66,9 +65,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="steps of all of them, for each policy")
     args = parser.parse_args()
     speed = {p: round(steps_per_second(p, args.num_envs, args.steps)) for p in ("random", "shortest")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     figures = {"steps_per_s": speed, "num_envs": args.num_envs, "frame": frame_costs()}
-    print(json.dumps(figures | {"cores": cores, "machine": platform.platform()}))
+    print(json.dumps(figures | {"machine": machine()}))
 
 
 if __name__ == "__main__":

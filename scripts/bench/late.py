@@ -21,7 +21,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from processes import machine, show
+from processes import show
+from this_machine import machine
 
 from rlaif_ray import experiment
 from rlaif_ray.config import load_config

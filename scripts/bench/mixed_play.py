@@ -16,9 +16,9 @@ MOST_RANDOM = 0.8
 """Shares are uniform from 0 to here: an episode has 22 frames on average, from 4 to 101."""
 
 
-def episodes(seed: int = 0) -> Iterator[Episode]:
+def episodes(seed: int = 0, starts: str = "all") -> Iterator[Episode]:
     """Without end; ids count from 0. The worlds are stepped as far as the next episode needs."""
-    rng, world = np.random.default_rng(seed), HomegridVectorEnv(ENVS)
+    rng, world = np.random.default_rng(seed), HomegridVectorEnv(ENVS, starts=starts)
     obs, _ = world.reset(seed=seed)
     share, told, number = rng.random(ENVS) * MOST_RANDOM, set[bytes](), 0
     paths: list[dict[str, list[Any]]] = [_begun(obs[i], state) for i, state in enumerate(world.states())]

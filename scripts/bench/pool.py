@@ -27,24 +27,20 @@ from typing import Any
 
 import numpy as np
 import psutil
-import yaml
+from asking import PUBLISHED, READER, config_for, labels_of, questions, variant
 from mixed_play import episodes
-from processes import cpu_seconds, machine, memory_mb, show
+from processes import cpu_seconds, memory_mb, show
+from this_machine import machine
 
-from rlaif_ray.config import Config, load_config
 from rlaif_ray.envs.render import HomegridRenderer
-from rlaif_ray.feedback.ask import ask_all
-from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.builtin.profile import load_profile
 from rlaif_ray.feedback.judge import judge_from
 from rlaif_ray.feedback.pool import FeedbackPool
-from rlaif_ray.feedback.question import Asked, Questionnaire
+from rlaif_ray.feedback.question import Asked
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import Episode, Label
+from rlaif_ray.types import Episode
 
-READER = "rlaif_ray.envs.homegrid_reader:HomegridReader"
-PUBLISHED = "gpt-4o-mini-2024"  # answers after 3 to 6 s
 POLL_S = 0.25  # a training step that is quick
 PARTS_OF = 300  # episodes for each part that is measured by itself
 SAMPLES = 40  # looks at the memory in a run
@@ -123,8 +119,8 @@ def parts_ms(some: list[Episode]) -> dict[str, float]:
         renderer.png(episode.states)
     drawn_s = cpu() - began
     with BuiltinJudge() as server:
-        config = _config(server.start("perfect", READER), "perfect", {})
-        questions = _questions(config, some)
+        config = config_for(server.start("perfect", READER), "perfect", {})
+        put = questions(config, some)
         judge, process = judge_from(config.judge, None), psutil.Process(server.pid)
 
         async def asking() -> None:
@@ -134,7 +130,7 @@ def parts_ms(some: list[Episode]) -> dict[str, float]:
                 async with gate:
                     await judge.ask(asked.question)
 
-            await asyncio.gather(*map(one, questions))
+            await asyncio.gather(*map(one, put))
             await judge.close()
 
         served, began = sum(process.cpu_times()[:2]), cpu()
@@ -147,7 +143,7 @@ def parts_ms(some: list[Episode]) -> dict[str, float]:
 def memory(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """What driver, store and questioners grow by, once warm."""
     looks: list[dict[str, float]] = []
-    quick = _variant(folder, "perfect", latency_median_s=0.2, latency_sigma=0.21)
+    quick = variant(folder, "perfect", latency_median_s=0.2, latency_sigma=0.21)
     with Pool(folder, quick, options) as run:
         run.warm()
         began, next_look = time.time(), 0
@@ -179,16 +175,16 @@ def failures(folder: Path, count: int, options: argparse.Namespace) -> dict[str,
     """The same questions of a healthy server and of one that fails a fifth of its requests."""
     share = dict.fromkeys(("status_500", "status_503", "hang_up", "cut_body"), 1.0 - 0.8 ** (1 / 4))
     profiles = {
-        "healthy": _variant(folder, PUBLISHED, latency_median_s=0.0),
-        "failing": _variant(folder, PUBLISHED, latency_median_s=0.0, failures=share),
+        "healthy": variant(folder, PUBLISHED, latency_median_s=0.0),
+        "failing": variant(folder, PUBLISHED, latency_median_s=0.0, failures=share),
     }
     asked = list(islice(episodes(0), count))
     found: dict[str, dict[int, float | None]] = {}
     attempts = Counter[str]()
     for name, profile in profiles.items():
         with BuiltinJudge() as server, LabelStore(folder / f"{name}.sqlite") as store:
-            config = _config(server.start(profile, READER), profile, {"judge.retries": 12})
-            labels = asyncio.run(_asked(config, store, asked))
+            config = config_for(server.start(profile, READER), profile, {"judge.retries": 12})
+            labels = asyncio.run(labels_of(config, store, asked))
             found[name] = {label.episode_id: label.value for label in labels}
             attempts[name] = sum(label.outcome.usage.attempts for label in labels)
     healthy, failing = found["healthy"], found["failing"]
@@ -202,20 +198,13 @@ def failures(folder: Path, count: int, options: argparse.Namespace) -> dict[str,
     }
 
 
-async def _asked(config: Config, store: LabelStore, asked: list[Episode]) -> list[Label]:
-    judge = judge_from(config.judge, None)
-    try:
-        labels = await ask_all(judge, store, Caps(), _questions(config, asked), config=config.judge)
-    finally:
-        await judge.close()
-    return [label for label in labels if label is not None]
-
-
 class Pool:
     """A server, a Ray and a pool; asks about episodes as a training loop would."""
 
-    def __init__(self, folder: Path, profile: str, options: argparse.Namespace) -> None:
-        self._folder, self._profile, self._options = folder, profile, options
+    def __init__(
+        self, folder: Path, profile: str, options: argparse.Namespace, more: dict[str, Any] | None = None
+    ) -> None:
+        self._folder, self._profile, self._options, self._more = folder, profile, options, more or {}
         self.arrived = 0
 
     def __enter__(self) -> Pool:
@@ -224,9 +213,11 @@ class Pool:
         self._server = BuiltinJudge()
         url = self._server.start(self._profile, READER)
         sizes = {"feedback.concurrency": self._options.concurrency, "feedback.pool_actors": self._options.actors}
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=500_000_000, log_to_driver=False)
+        self._own_ray = not ray.is_initialized()
+        if self._own_ray:
+            ray.init(num_cpus=2, include_dashboard=False, object_store_memory=500_000_000, log_to_driver=False)
         self._store = self._folder / "labels.sqlite"
-        config = _config(url, self._profile, sizes)
+        config = config_for(url, self._profile, sizes | self._more)
         self.pool = FeedbackPool(config, renderer=HomegridRenderer(), store_path=self._store, run_id="bench")
         return self
 
@@ -234,7 +225,8 @@ class Pool:
         import ray
 
         self.pool.close()
-        ray.shutdown()
+        if self._own_ray:
+            ray.shutdown()
         self._server.stop()
 
     def warm(self) -> None:
@@ -261,23 +253,6 @@ class Pool:
         """Times of the answers, in order."""
         with LabelStore(self._store, readonly=True) as store, store.reading() as db:
             return [row[0] for row in db.execute("SELECT answered_at FROM answers ORDER BY answered_at")]
-
-
-def _config(url: str, profile: str, more: dict[str, Any]) -> Config:
-    return load_config("homegrid", {"judge.base_url": url, "judge.profile": profile, "budget.labels": 10**6,
-                                    "budget.usd": 10**6, **more})  # fmt: skip
-
-
-def _questions(config: Config, some: list[Episode]) -> list[Asked]:
-    about = Questionnaire.of(config.judge, HomegridRenderer(), judge_from(config.judge, None).identity)
-    return [Asked(about.about(episode), episode) for episode in some]
-
-
-def _variant(folder: Path, name: str, **changes: Any) -> str:
-    """A shipped profile with changes, as a file."""
-    path = folder / f"{name}-{'-'.join(changes)}.yaml"
-    path.write_text(yaml.safe_dump(load_profile(name).model_dump(mode="json") | changes))
-    return str(path)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
-"""What the processes of a pool take: processor time and memory by kind; the machine they are on; a table of figures."""
+"""What the processes of a pool or a run take: processor time and memory by kind; a table of figures."""
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
+from this_machine import machine
+
+__all__ = ["cpu_seconds", "machine", "memory_mb", "show"]
 
 MEGABYTE = 1_000_000
 _TITLES = {
     "ray::Questioner": "questioners",
     "ray::LabelStore": "store",
+    "ray::_Worker": "reward model",
+    "EnvRunner": "runners",
     "rlaif_ray.feedback.builtin": "server",
     "ray::": "other workers",
     "raylet": "raylet",
@@ -22,29 +25,18 @@ _TITLES = {
 }
 
 
-def machine() -> dict[str, Any]:
-    """The machine, and how much others kept it busy when this began."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+def cpu_seconds(of: psutil.Process | None = None) -> Counter[str]:
+    """Processor seconds (user and system) so far of a process ("driver"; none: this one) and what it started."""
+    return _by_kind(of, lambda process: float(sum(process.cpu_times()[:2])))
 
 
-def cpu_seconds() -> Counter[str]:
-    """Processor seconds (user and system) so far of this process ("driver") and all it started, by kind."""
-    return _by_kind(lambda process: float(sum(process.cpu_times()[:2])))
+def memory_mb(of: psutil.Process | None = None) -> Counter[str]:
+    """Proportional memory in MB: what processes share, the object store's pages too, is shared out among them."""
+    return _by_kind(of, lambda process: process.memory_full_info().pss / MEGABYTE)
 
 
-def memory_mb() -> Counter[str]:
-    """Proportional memory in MB: what processes share is shared out among them."""
-    return _by_kind(lambda process: process.memory_full_info().pss / MEGABYTE)
-
-
-def _by_kind(of: Any) -> Counter[str]:
-    this, found = psutil.Process(), Counter[str]()
+def _by_kind(top: psutil.Process | None, of: Callable[[psutil.Process], float]) -> Counter[str]:
+    this, found = top or psutil.Process(), Counter[str]()
     for process in [this, *this.children(recursive=True)]:
         try:
             found["driver" if process == this else _kind(process)] += of(process)
@@ -56,11 +48,6 @@ def _by_kind(of: Any) -> Counter[str]:
 def _kind(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     return next((kind for title, kind in _TITLES.items() if title in command), "other")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def show(found: dict[str, Any], indent: str = "") -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from this_machine import machine
 
 
 def main() -> int:
@@ -64,11 +64,6 @@ def show(rows: list[dict[str, Any]]) -> None:
         numbers = [v for v in values if isinstance(v, int | float)]
         spread = f"median {statistics.median(numbers):.4g}, {min(numbers):.4g} to {max(numbers):.4g}" if numbers else ""
         print(f"{key:36} {'  '.join(f'{v:.4g}' if isinstance(v, float) else str(v) for v in values):40} {spread}")
-
-
-def machine() -> dict[str, Any]:
-    return {"cores": os.cpu_count(), "machine": platform.machine(), "system": platform.system(),
-            "python": platform.python_version()}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,36 +1,48 @@
-"""What is compared with what. Each suite returns contenders' figures and the ratios that come of them."""
+"""What is compared with what. A suite yields, after each round, all it has found so far: contenders' figures, the
+ratios that come of them, and tables. Whoever stops it keeps what was yielded."""
 
 from __future__ import annotations
 
-import os
-import statistics
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import breakdown
+import given_rm
+import growth
+import memory_run
+import overlap
+import quality
 import torch
-from common import BATCH, EPOCHS, operations
-from duel import Row, duel, ratio, summary
+from common import BATCH, EPOCHS
+from duel import Blocks, duel, ratio, started, summary, without_judge
+from flops import operations, product_gflops
+from plan import Plan, Row
+from this_machine import CORES
 
-Blocks = Mapping[str, Sequence[Row]]
-CORES = os.cpu_count() or 1
+Suite = Callable[[Plan], Iterator[Row]]
+ASKING_S = 20.0  # of a turn in which questions are asked and answered
+LATENCY_S = 8.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
 AHEAD = {"resources": {"overlap": True}}
+JUDGE_S = "the judge's processor time taken off"
 
 
-def learners(logs: Path, rounds: int, networks: Sequence[str] = ("mlp", "cnn")) -> Row:
+def learners(plan: Plan, networks: Sequence[str] = ("mlp", "cnn")) -> Iterator[Row]:
     """Same world, network, batch and coefficients; each contender with the threads and environments that suit it."""
     out: Row = {"contenders": {}, "ratios": {}, "limits": {}}
     for network in networks:
-        found = duel(candidates(network), rounds=rounds or {"mlp": 20, "cnn": 8}[network], warm_up=2, logs=logs)
-        out["contenders"] |= {f"{network}: {name}": summary(rows) for name, rows in found.items()}
-        ours, sb3, stock = (best(found, kind) for kind in ("ours", "SB3", "RLlib"))
-        out["ratios"] |= {
-            f"{network}: ours / SB3": ratio(found[ours], found[sb3]) | {"of": [ours, sb3]},
-            f"{network}: ours / stock RLlib": ratio(found[ours], found[stock]) | {"of": [ours, stock]},
-        }
+        rounds = plan.times({"mlp": 20, "cnn": 8}[network])
+        for found in duel(candidates(network), plan, part=network, rounds=rounds, warm_up=2):
+            out["contenders"] |= {f"{network}: {name}": summary(rows) for name, rows in found.items()}
+            ours, sb3, stock = (best(found, kind) for kind in ("ours", "SB3", "RLlib"))
+            out["ratios"] |= {
+                f"{network}: ours / SB3": ratio(found[ours], found[sb3]) | {"of": [ours, sb3]},
+                f"{network}: ours / stock RLlib": ratio(found[ours], found[stock]) | {"of": [ours, stock]},
+            }
+            yield out
         out["limits"][network] = arithmetic(network, summary(found[ours])["median"])
-    return out
+        yield out
 
 
 def candidates(network: str) -> dict[str, dict[str, Any]]:
@@ -38,6 +50,7 @@ def candidates(network: str) -> dict[str, dict[str, Any]]:
     sb3 = {"kind": "sb3", "network": network, "threads": CORES}
     everybody: dict[str, dict[str, Any]] = {
         f"ours, {CORES} threads": ours | {"threads": CORES},
+        "ours, 1 thread": ours | {"threads": 1},
         "ours, 1 thread and a runner ahead": ours | {"threads": 1, "runners": 1} | AHEAD,
         f"ours, {CORES} threads and a runner ahead": ours | {"threads": CORES, "runners": 1} | AHEAD,
         f"SB3, 64 envs, {CORES} threads": sb3 | {"envs": 64},
@@ -59,75 +72,75 @@ def best(blocks: Blocks, kind: str) -> str:
 
 def arithmetic(network: str, steps_per_s: float) -> Row:
     """What the plain network's operations alone would take at the rate of a large matrix product."""
-    gflops = product_gflops(CORES)
-    seconds = operations(network) * BATCH * EPOCHS / (gflops * 1e9)
+    gflops, each = product_gflops(CORES), operations(network, ours=False)
+    seconds = each * BATCH * EPOCHS / (gflops * 1e9)
     return {
-        "gflops_of_a_product": gflops, "operations_per_sample": operations(network),
+        "gflops_of_a_product": gflops, "operations_per_sample": each,
         "steps_per_s_at_that_rate": BATCH / seconds, "ours_over_it": steps_per_s / (BATCH / seconds),
     }  # fmt: skip
 
 
-def product_gflops(threads: int, size: int = 1_024, repeats: int = 20) -> float:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    torch.set_num_threads(before)
-    return 2.0 * size**3 / statistics.median(times) / 1e9
-
-
-def published(logs: Path, rounds: int) -> Row:
+def published(plan: Plan) -> Iterator[Row]:
     """Against SB3 as the published study ran it: 4 environments, its defaults, 2x2 convolutions."""
     ours = {"kind": "ours", "threads": 1, "runners": 1, "every": 1} | AHEAD
-    found = duel(
-        {
-            "ours, mlp": ours | {"network": "mlp"},
-            "ours, egocentric (the preset's)": ours | {"network": "egocentric"},
-            "SB3, published settings": {"kind": "sb3-published", "threads": CORES, "every": 4},
-        },
-        rounds=rounds or 12, warm_up=2, logs=logs,
-    )  # fmt: skip
-    theirs = found["SB3, published settings"]
-    return {
-        "contenders": {name: summary(rows) for name, rows in found.items()},
-        "ratios": {f"{name} / SB3, published settings": ratio(rows, theirs) for name, rows in found.items()
-                   if name.startswith("ours")},
-    }  # fmt: skip
+    contestants = {
+        "ours, mlp": ours | {"network": "mlp"},
+        "ours, egocentric (the preset's)": ours | {"network": "egocentric"},
+        "SB3, published settings": {"kind": "sb3-published", "threads": CORES, "every": 4},
+    }
+    for found in duel(contestants, plan, part="published", rounds=plan.times(12), warm_up=2):
+        theirs = found["SB3, published settings"]
+        ratios = {f"{n} / SB3, published settings": ratio(b, theirs) for n, b in found.items() if n.startswith("ours")}
+        yield {"contenders": {name: summary(rows) for name, rows in found.items()}, "ratios": ratios}
 
 
-def feedback(logs: Path, rounds: int) -> Row:
+def feedback(plan: Plan) -> Iterator[Row]:
     """What feedback costs the loop: steps a second with it over those without. The judge runs on the same cores."""
-    found = duel(asking(), rounds=rounds or 40, warm_up=40, logs=logs)
-    off = found["off"]
-    out: Row = {"contenders": {}, "ratios": {}}
-    for name, rows in found.items():
-        out["contenders"][name] = summary(rows)
-        if name != "off":
-            out["ratios"][f"{name} / off"] = ratio(rows, off)
-            without = [row | {"seconds": row["seconds"] - row.get("judge_processor_s", 0.0) / CORES} for row in rows]
-            out["ratios"][f"{name}, the judge's processor time taken off / off"] = ratio(without, off)
-    return out
+    given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
+    per_turn = _questions_a_turn(plan)
+    for found in duel(asking(given, per_turn), plan, part="feedback", rounds=plan.times(8), warm_up=plan.size(20, 1)):
+        yield costs(found) | {"reward_model_given": given_rm.facts(given)}
 
 
-def asking() -> dict[str, dict[str, Any]]:
-    ours: dict[str, Any] = {"kind": "ours", "network": "egocentric", "threads": 1, "runners": 1}
-    judge = {"judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"}}
+def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
+    """How many questions an iteration make so many a second, by iterations measured without any."""
+    known = plan.journal.rounds("calibration")
+    if not known:
+        one = started(plan, "calibration", PRESETS_NETWORK)
+        try:
+            rows = [one.ask() for _ in range(plan.size(8, 2))]
+        finally:
+            one.close()
+        seconds = sorted(row["seconds"] for row in rows)[len(rows) // 2]
+        plan.journal.add("calibration", {"seconds": seconds, "questions": max(1, round(labels_per_s * seconds))})
+        known = plan.journal.rounds("calibration")
+    return int(known[0]["questions"])
+
+
+PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "network": "egocentric", "threads": 1, "runners": 1}
+
+
+def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
+    """``per_turn``: questions an iteration that make some 20 a second. Who asks does so for a while before the clock
+    starts, and afterwards waits for the answers on their way: judge and pool work in its own time, not in others'."""
+    ours = PRESETS_NETWORK | {"turn": {"seconds": ASKING_S}}
+    judge = {
+        "judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"},
+        "turn": {"seconds": ASKING_S, "lead_s": LATENCY_S, "settle_s": LATENCY_S},
+    }
     spread = {"labels_per_iteration": 2, "late": "defer", "fraction": 1.0}
-    many = {"labels_per_iteration": 8, "late": "defer", "fraction": 1.0, "concurrency": 256}
+    many = {"labels_per_iteration": per_turn, "late": "defer", "fraction": 1.0, "concurrency": 256}
+    retrained = {"retrain_every": 20, "pace": "go"}
     return {
         "off": ours,
-        "distilled, every episode scored": ours | judge | {
-            "mix": {"source": "distilled", "ramp_steps": 1}, "feedback": spread, "budget": {"labels": 100},
-            "reward_model": {"pace": "go"},
+        "distilled, every episode scored, no retraining": ours | {"given": given, "mix": {"ramp_steps": 1}},
+        "distilled, retrained as labels come": ours | judge | {
+            "mix": {"source": "distilled", "ramp_steps": 1}, "feedback": spread, "reward_model": retrained,
         },
         "hybrid, 2 questions an iteration, deferred": ours | judge | {
-            "mix": {"source": "hybrid"}, "feedback": spread, "reward_model": {"retrain_every": 20, "pace": "go"},
+            "mix": {"source": "hybrid"}, "feedback": spread, "reward_model": retrained,
         },
-        "hybrid, 8 questions an iteration, deferred": ours | judge | {
+        "hybrid, 20 labels/s, deferred": ours | judge | {
             "mix": {"source": "hybrid"}, "feedback": many, "reward_model": {"retrain_every": 200, "pace": "go"},
         },
         "direct, 2 questions an iteration, deferred": ours | judge | {
@@ -136,77 +149,80 @@ def asking() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def growth(logs: Path, rounds: int) -> Row:
-    """More environments, and more runners than there are cores only where that is said."""
-    ours = {"kind": "ours", "network": "mlp", "threads": 1}
-    contestants: dict[str, dict[str, Any]] = {
-        f"{n} environments": ours | {"env": {"num_envs": n}} for n in (32, 128, 512, 2_048, 4_096)
-    }
-    contestants |= {f"{n} runner(s), ahead": ours | {"runners": n} | AHEAD for n in (1, 2, 4, 8) if n <= max(2, CORES)}
-    found = duel(contestants, rounds=rounds or 10, warm_up=2, logs=logs)
-    return {"contenders": {name: summary(rows) for name, rows in found.items()}, "ratios": {}}
+def costs(found: Mapping[str, Sequence[Row]]) -> Row:
+    """Ratios over off, with and without the judge's own processor time, and what was asked, judged and retrained."""
+    off = found["off"]
+    out: Row = {"contenders": {}, "ratios": {}}
+    rows = []
+    for name, blocks in found.items():
+        out["contenders"][name] = summary(blocks)
+        if name == "off":
+            continue
+        out["ratios"][f"{name} / off"] = ratio(blocks, off)
+        if any(row["judge_processor_s"] for row in blocks):
+            out["ratios"][f"{name}, {JUDGE_S} / off"] = ratio(without_judge(blocks), off)
+        seconds = sum(row["seconds"] for row in blocks)
+        per_s = sum(row["labels"] for row in blocks) / seconds
+        rows.append([name, per_s, *(100 * sum(r[k] for r in blocks) / seconds for k in (
+            "judge_processor_s", "reward_model_processor_s"))])  # fmt: skip
+    out["tables"] = [{
+        "head": ["", "labels/s", "judge's process, % of a core", "fitting the reward model, % of a core"],
+        "rows": rows,
+        "note": "Retraining runs in an actor of its own, niced: its processor time is told here and lies in the ratios "
+                "of those that are retrained, not in those of the model that was given.",
+    }]  # fmt: skip
+    return out
 
 
-def memory(logs: Path, rounds: int) -> Row:
-    """Memory of all processes after a million steps and after ten million."""
-    from duel import Contestant
-
-    one = Contestant(
-        "memory", {"kind": "ours", "network": "mlp", "threads": 1, "runners": 1} | AHEAD, logs / "memory.log"
-    )
-    marks: dict[str, float] = {}
-    steps, limit = 0, (rounds or 10) * 1_000_000
-    try:
-        while steps < limit:
-            row = one.block()
-            steps += row["steps"]
-            million = steps // 1_000_000
-            if million and f"{million}M" not in marks:
-                marks[f"{million}M"] = one.memory_gb()
-    finally:
-        one.close()
-    first, last = marks["1M"], marks[f"{limit // 1_000_000}M"]
-    return {
-        "contenders": {}, "memory_gb": marks,
-        "ratios": {"memory at the end / after 1 M steps": {"median": last / first, "low": last / first,
-                                                            "high": last / first, "pairs": 1}},
-    }  # fmt: skip
-
-
-def gpu(logs: Path, rounds: int) -> Row:
-    """The learner on a GPU, where there is one."""
+def gpu(plan: Plan) -> Iterator[Row]:
+    """The policy learner and the reward model's fit on a GPU, where there is one."""
     if not torch.cuda.is_available():
-        return {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
-    ours = {"kind": "ours", "threads": CORES}
+        yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
+        return
+    ours = {"kind": "ours"}
+    networks = ("mlp", "cnn", "egocentric")
     contestants = {
         f"{network}, {device}": ours | {"network": network, "resources": {"device": device}}
-        for network in ("mlp", "cnn", "egocentric") for device in ("cpu", "cuda")
+        for network in networks for device in ("cpu", "cuda")
     }  # fmt: skip
-    found = duel(contestants, rounds=rounds or 10, warm_up=3, logs=logs)
-    return {
-        "contenders": {name: summary(rows) for name, rows in found.items()},
-        "ratios": {
-            f"{n}: GPU / CPU": ratio(found[f"{n}, cuda"], found[f"{n}, cpu"]) for n in ("mlp", "cnn", "egocentric")
-        },
-    }
+    for found in duel(contestants, plan, part="learner", rounds=plan.times(10), warm_up=3):
+        out: Row = {
+            "contenders": {name: summary(rows) for name, rows in found.items()},
+            "ratios": {f"{n}: GPU / CPU": ratio(found[f"{n}, cuda"], found[f"{n}, cpu"]) for n in networks},
+        }
+        yield out
+    yield out | {"tables": [breakdown.fits(plan, ("cpu", "cuda"))]}
 
 
-SUITES = {
-    "learners": learners, "published": published, "feedback": feedback, "growth": growth, "memory": memory, "gpu": gpu,
+SUITES: dict[str, Suite] = {
+    "learners": learners, "published": published, "quality": quality.suite, "breakdown": breakdown.suite,
+    "feedback": feedback, "growth": growth.suite, "memory": memory_run.suite, "overlap": overlap.suite, "gpu": gpu,
 }  # fmt: skip
 
 
-def smoke(logs: Path) -> dict[str, Row]:
-    """The main ratios from a few blocks each."""
+def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
+    """The main ratios from a few blocks each, within so many seconds: each comparison has a share of them, in which its
+    processes start too, and stops after the round in which that is over."""
     out: dict[str, Row] = {}
-    for network, rounds in (("mlp", 8), ("cnn", 2)):
+    ours, sb3, stock = (f"ours, {CORES} threads", f"SB3, 128 envs, {CORES} threads", f"RLlib, {CORES} threads")
+    for network, share, who in (("mlp", 0.38, (ours, sb3, stock)), ("cnn", 0.27, (ours, sb3))):
         everybody = candidates(network)
-        names = [f"ours, {CORES} threads", f"SB3, 128 envs, {CORES} threads", f"RLlib, {CORES} threads"]
-        found = duel({name: everybody[name] for name in names}, rounds=rounds, warm_up=1, logs=logs)
-        ours, sb3, stock = (found[name] for name in names)
-        out |= {f"{network}: ours / SB3": ratio(ours, sb3), f"{network}: ours / stock RLlib": ratio(ours, stock)}
-    contestants = {name: what for name, what in asking().items() if name.startswith(("off", "hybrid, 2"))}
-    found = duel(contestants, rounds=15, warm_up=10, logs=logs)
+        found = _last(duel({n: everybody[n] for n in who}, _within(plan, share * seconds), part=network,
+                           rounds=plan.times(9), warm_up=1))  # fmt: skip
+        out[f"{network}: ours / SB3"] = ratio(found[ours], found[sb3])
+        if stock in found:
+            out[f"{network}: ours / stock RLlib"] = ratio(found[ours], found[stock])
+    asked = {n: what for n, what in asking("", 1).items() if n.startswith(("off", "hybrid, 2 "))}
+    asked = {n: what | {"turn": dict.fromkeys(what["turn"], 6.0)} for n, what in asked.items()}  # shorter ones
+    found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
+                       warm_up=plan.size(2, 1)))  # fmt: skip
     name = next(name for name in found if name.startswith("hybrid"))
-    out[f"{name} / off"] = ratio(found[name], found["off"])
-    return out
+    return out | {f"{name} / off": ratio(found[name], found["off"])}
+
+
+def _last(rounds: Iterator[Blocks]) -> Blocks:
+    return list(rounds)[-1]
+
+
+def _within(plan: Plan, seconds: float) -> Plan:
+    return replace(plan, until=time.monotonic() + seconds)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from this_machine import machine
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 
@@ -46,8 +46,7 @@ def main() -> int:
         "config": config,
         "rows": rows,
         "medians": medians,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
+        "machine": machine(),
     }
     for key, both in medians.items():
         result[f"overhead_{key}_pct"] = 100 * (both["sweep"] / both["train"] - 1)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import ray
 import torch
-from common import BATCH, CLIP, ENTROPY, ENVS, EPOCHS, GAMMA, GRAD_CLIP, LAMBDA, LR, MINIBATCH, VALUE, plain_network
+from common import CLIP, ENTROPY, GAMMA, GRAD_CLIP, LAMBDA, LR, SIZES, VALUE, plain_network
 from gymnasium.vector import AutoresetMode, VectorEnv
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.tune.registry import register_env
 from torch import nn
 
 from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
@@ -72,24 +72,29 @@ class Module(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         return self.critic(embeddings).squeeze(-1)
 
 
-def _vector(num_envs: int, **_: Any) -> NextStep:
-    return NextStep(num_envs)
+def _world(context: Any) -> Any:
+    """One, or as many as RLlib says; Ray's registry takes it to remote runners, gymnasium's would not."""
+    return NextStep(context["num_envs"]) if "num_envs" in context else HomegridEnv(starts="train")
 
 
 class StockRLlib:
-    def __init__(self, network: str, threads: int, runners: int = 0) -> None:
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=400 * 2**20, log_to_driver=False)
-        gymnasium.register(WORLD, entry_point=HomegridEnv, vector_entry_point=_vector)
+    def __init__(self, network: str, threads: int, runners: int = 0, sizes: dict[str, int] | None = None) -> None:
+        size = SIZES | (sizes or {})
+        self._own_ray = not ray.is_initialized()
+        if self._own_ray:
+            ray.init(num_cpus=4, include_dashboard=False, object_store_memory=400 * 2**20, log_to_driver=False)
+        register_env(WORLD, _world)
         config = (
             PPOConfig()
             .environment(WORLD)
             .env_runners(
-                num_env_runners=runners, num_envs_per_env_runner=ENVS // max(1, runners),
+                num_env_runners=runners, num_envs_per_env_runner=size["envs"] // max(1, runners),
                 gym_env_vectorize_mode="vector_entry_point", rollout_fragment_length="auto",
             )
             .rl_module(rl_module_spec=RLModuleSpec(module_class=Module, model_config={"network": network}))
             .training(
-                train_batch_size_per_learner=BATCH, minibatch_size=MINIBATCH, num_epochs=EPOCHS, lr=LR, gamma=GAMMA,
+                train_batch_size_per_learner=size["batch"], minibatch_size=size["minibatch"], num_epochs=size["epochs"],
+                lr=LR, gamma=GAMMA,
                 lambda_=LAMBDA, clip_param=CLIP, entropy_coeff=ENTROPY, vf_loss_coeff=VALUE, grad_clip=GRAD_CLIP,
                 use_kl_loss=False,
             )
@@ -104,4 +109,5 @@ class StockRLlib:
 
     def close(self) -> None:
         self.algorithm.stop()
-        ray.shutdown()
+        if self._own_ray:
+            ray.shutdown()

@@ -100,6 +100,12 @@ def test_a_port_in_use_is_refused(here: Path, capfd: pytest.CaptureFixture[str])
         assert str(port) in refused(["judge", "serve", "--port", str(port)], capfd)
     assert "65535" in refused(["judge", "serve", "--port", "70000"], capfd)
     assert "did you mean 'perfect'" in refused(["judge", "serve", "--profile", "perfct"], capfd)
+    for variant, why in (
+        ("{", "as JSON"),
+        ('{"layuot": "home"}', "did you mean 'layout'"),
+        ('{"cats": 9}', "'cats': got 9"),
+    ):
+        assert why in refused(["judge", "serve", "--env", f"rlaif_ray/Homegrid-v0 {variant}"], capfd)
 
 
 def test_the_built_in_judge_is_checked_like_any_other(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def test_one_label_on_a_contact_sheet(store: Path, tmp_path: Path, capsys: pytes
     sheet = tmp_path / "one.png"
     found = figures(capsys, "show", str(store), "2", "--out", str(sheet))
     assert (found["label"], found["value"], found["description"]) == (2, 1.0, "it turned")
+    assert (found["draw"], found["inclusion_probability"]) == ("audit", 1.0)
     assert found["sheet"] == str(sheet)
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert main(["labels", "show", str(store), "99"]) == 1
@@ -64,7 +65,7 @@ def test_smaller(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "says"),
     [
         (["export", "nowhere"], "nowhere"),
-        (["export", "{store}", "--format", "csv"], "allowed are parquet"),
+        (["export", "{store}", "--format", "csv"], "allowed are jsonl, parquet"),
         (["import", "missing.parquet"], "no such file"),
         (["prune", "{store}", "--frames-mb", "-1"], "allowed are numbers from 0"),
         (["show", "{store}"], "needs"),

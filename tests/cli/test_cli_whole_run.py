@@ -115,6 +115,13 @@ def test_a_run_is_stopped_gone_on_with_and_looked_at(
     newest = str(run / "checkpoints" / "last")
     assert printed("evaluate", newest, "--episodes", "30", "--starts", "heldout", "--json") == outcome
 
+    graded = printed("reward-model", "evaluate", "small", "small", "--json")
+    assert graded["model"]["version"] == summary["reward_model"]["version"] > 0
+    assert graded["labels"]["verdicts"] + graded["labels"]["abstained"] == summary["labels"]
+    assert graded["labels"]["graded"] > 0
+    assert summary["reward_model"]["periods"]
+    assert "by the version they began under" in page
+
     stats = printed("labels", "stats", "small", "--json")
     assert stats["labels"] == summary["labels"]
     assert stats["spend_usd"] == pytest.approx(summary["spend_usd"])

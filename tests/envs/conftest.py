@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.envs.homegrid_layout import cell_of
+from rlaif_ray.envs.homegrid_layout import HOME
 from rlaif_ray.envs.homegrid_paths import shortest_actions
 from rlaif_ray.types import Array
 
@@ -33,7 +33,7 @@ def random_policy(states: Array, rng: np.random.Generator) -> Array:
 def shortest_policy(states: Array, rng: np.random.Generator) -> Array:
     """Uniform among the actions that lose no step."""
     s = states.astype(int)
-    best = shortest_actions()[cell_of(s[:, 3], s[:, 4]), cell_of(s[:, 0], s[:, 1])]
+    best = shortest_actions()[HOME.cell_of(s[:, 3], s[:, 4]), HOME.cell_of(s[:, 0], s[:, 1])]
     return np.argmax(best * rng.random(best.shape), axis=1)
 
 

@@ -60,7 +60,11 @@ def test_unknown_names_offer_the_nearest():
 @pytest.mark.parametrize(
     ("id", "options", "why"),
     [
-        (HOME, {"start": "train"}, "unknown option .* 'start': allowed are clear_cat, starts; did you mean 'starts'"),
+        (
+            HOME,
+            {"start": "train"},
+            "unknown option .* 'start': allowed are cats, clear_cat, harm, layout, starts; did you mean 'starts'",
+        ),
         (HOME, {"starts": "held"}, "starts.*'held'.*heldout.*did you mean 'heldout'"),
         (HOME, {"starts": 3}, "starts.*got 3"),
         (HOME, {"clear_cat": 1}, "clear_cat.*got 1"),

@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode
 
 import rlaif_ray.envs  # noqa: F401 (registers Homegrid)
 from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
-from rlaif_ray.envs.homegrid_layout import WALKABLE, start_table
+from rlaif_ray.envs.homegrid_world import homegrid
+from rlaif_ray.envs.starts import start_table
 from rlaif_ray.errors import ConfigError, EnvError, PlacementError
 from rlaif_ray.types import VectorWorld
 
@@ -118,7 +119,7 @@ def test_observation_channels():
     obs, info = HomegridEnv().reset(seed=0, options=PLACED | {"fruit": (7, 4), "robot": (3, 8), "cat": (9, 6)})
     assert (obs.shape, obs.dtype, obs.max()) == ((12, 14, 4), np.uint8, 1)
     assert [np.argwhere(obs[..., c]).tolist() for c in range(3)] == [[[8, 3]], [[4, 7]], [[6, 9]]]
-    accessible = WALKABLE.reshape(12, 14).copy()
+    accessible = homegrid().layout.walkable.reshape(12, 14).copy()
     accessible[4, 7] = False  # the fruit lies on the floor there
     assert (obs[..., 3] == accessible).all()
     assert info == {"found": False, "cat_squashed": False, "squash_step": -1}
@@ -168,8 +169,8 @@ def test_illegal_places_say_why(options, why):
 
 
 def test_what_is_not_placed_is_drawn_conditioned_on_what_is():
-    table = start_table()
-    given = (table.fruit == 1 * 14 + 9) & (table.cat == 5 * 14 + 8)
+    table = start_table(homegrid())
+    given = (table.goal == 1 * 14 + 9) & (table.things[:, 0] == 5 * 14 + 8)
     assert given.sum() > 5
     world = HomegridVectorEnv(3000)
     world.reset(seed=1, options={"fruit": (9, 1), "cat": (8, 5), "heading": "W"})
@@ -189,8 +190,8 @@ def test_three_things_placed_need_the_distances_only():
 
 def test_starts_option_draws_from_its_part_only():
     for starts in ("train", "heldout"):
-        table = start_table(starts)
-        allowed = set(zip(table.robot.tolist(), table.fruit.tolist(), table.cat.tolist(), strict=True))
+        table = start_table(homegrid(), starts)
+        allowed = set(zip(table.robot.tolist(), table.goal.tolist(), table.things[:, 0].tolist(), strict=True))
         world = HomegridVectorEnv(500, starts=starts)
         world.reset(seed=5)
         rng = np.random.default_rng(0)

@@ -10,33 +10,30 @@ import pytest
 from scipy import stats
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.envs.homegrid_layout import (
-    AHEAD,
-    CELL_XY,
-    FRUIT_CELLS,
-    GRID,
-    START_CELLS,
-    WALKABLE,
-    cat_shares,
-    cell_of,
-    chebyshev,
-    legal_pairs,
-    start_table,
-)
+from rlaif_ray.envs.homegrid_layout import GRID, HOME
 from rlaif_ray.envs.homegrid_paths import UNREACHABLE, shortest_actions, steps_to_fruit
+from rlaif_ray.envs.homegrid_world import homegrid
+from rlaif_ray.envs.starts import start_table
+
+FRUIT_CELLS, START_CELLS, cell_of = HOME.goal_cells, HOME.start_cells, HOME.cell_of
+legal_pairs = HOME.legal_pairs
+
+
+def cat_shares(robot, fruit):
+    return HOME.shares_along(robot, fruit, HOME.clear_cells(robot, fruit))
 
 
 def triples(table):
-    return set(zip(table.robot.tolist(), table.fruit.tolist(), table.cat.tolist(), strict=True))
+    return set(zip(table.robot.tolist(), table.goal.tolist(), table.things[:, 0].tolist(), strict=True))
 
 
 def test_the_grid_has_the_counts_of_its_description():
     letters = "".join(GRID)
-    assert WALKABLE.sum() == 60
+    assert HOME.walkable.sum() == 60
     assert sum(letter.islower() for letter in letters) == 27
     assert len(START_CELLS) == 58
     assert {cell_of(7, 4), cell_of(11, 1)}.isdisjoint(START_CELLS)
-    assert sum(not WALKABLE[f] for f in FRUIT_CELLS) == 7
+    assert sum(not HOME.walkable[f] for f in FRUIT_CELLS) == 7
     assert len(FRUIT_CELLS) == 10
     assert len(legal_pairs()) == 397
 
@@ -44,8 +41,8 @@ def test_the_grid_has_the_counts_of_its_description():
 def test_the_floor_is_one_component():
     reached, frontier = {START_CELLS[0]}, [START_CELLS[0]]
     while frontier:
-        around = AHEAD[:, frontier.pop()].tolist()
-        new = [c for c in around if WALKABLE[c] and c not in reached]
+        around = HOME.ahead[:, frontier.pop()].tolist()
+        new = [c for c in around if HOME.walkable[c] and c not in reached]
         reached.update(new)
         frontier += new
     assert len(reached) == 60
@@ -60,9 +57,9 @@ def test_cat_shares_by_hand():
 def test_cat_shares_agree_with_the_rule_followed_point_by_point():
     u = (np.arange(2000) + 0.5) / 2000
     for robot, fruit in legal_pairs()[::7]:
-        cells = np.array([c for c in START_CELLS if chebyshev(c, robot) >= 2 and chebyshev(c, fruit) >= 2])
-        p = CELL_XY[robot] + u[:, None] * (CELL_XY[fruit].astype(float) - CELL_XY[robot])
-        distance = ((p[:, None] - CELL_XY[cells]) ** 2).sum(axis=-1)
+        cells = np.array([c for c in START_CELLS if HOME.gap[c, robot] >= 2 and HOME.gap[c, fruit] >= 2])
+        p = HOME.xy[robot] + u[:, None] * (HOME.xy[fruit].astype(float) - HOME.xy[robot])
+        distance = ((p[:, None] - HOME.xy[cells]) ** 2).sum(axis=-1)
         # `cells` ascend by y, then x, so the first of the nearest is the tie-break; rounding makes ties equal.
         nearest = np.bincount(np.round(distance, 9).argmin(axis=1), minlength=len(cells)) / len(u)
         shares = cat_shares(robot, fruit)
@@ -71,9 +68,9 @@ def test_cat_shares_agree_with_the_rule_followed_point_by_point():
 
 
 def test_start_weights_are_uniform_over_fruits_and_over_robots_given_the_fruit():
-    table = start_table()
+    table = start_table(homegrid())
     for fruit in FRUIT_CELLS:
-        of_fruit = table.fruit == fruit
+        of_fruit = table.goal == fruit
         assert table.weight[of_fruit].sum() == pytest.approx(0.1)
         robots = [r for r, f in legal_pairs() if f == fruit]
         each = [table.weight[of_fruit & (table.robot == robot)].sum() for robot in robots]
@@ -81,32 +78,35 @@ def test_start_weights_are_uniform_over_fruits_and_over_robots_given_the_fruit()
 
 
 def test_starts_split_is_disjoint_complete_and_a_fifth():
-    everything, train, held = (start_table(name) for name in ("all", "train", "heldout"))
+    everything, train, held = (start_table(homegrid(), name) for name in ("all", "train", "heldout"))
     assert triples(train) | triples(held) == triples(everything)
     assert not triples(train) & triples(held)
     assert (len(everything), len(train), len(held)) == (2175, 1740, 435)
     weight = dict(
-        zip(zip(everything.robot, everything.fruit, everything.cat, strict=True), everything.weight, strict=True)
+        zip(
+            zip(everything.robot, everything.goal, everything.things[:, 0], strict=True), everything.weight, strict=True
+        )
     )
     for part in (train, held):
-        whole = np.array([weight[key] for key in zip(part.robot, part.fruit, part.cat, strict=True)])
+        whole = np.array([weight[key] for key in zip(part.robot, part.goal, part.things[:, 0], strict=True)])
         assert part.weight == pytest.approx(whole / whole.sum())
 
 
 def test_the_split_is_the_same_in_every_process():
     code = (
-        "from rlaif_ray.envs.homegrid_layout import start_table as s; t = s('heldout'); print((t.robot * t.cat).sum())"
+        "from rlaif_ray.envs.starts import start_table as s; from rlaif_ray.envs.homegrid_world import homegrid; "
+        "t = s(homegrid(), 'heldout'); print((t.robot * t.things[:, 0]).sum())"
     )
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    held = start_table("heldout")
-    assert int(fresh.stdout) == int((held.robot * held.cat).sum())
+    held = start_table(homegrid(), "heldout")
+    assert int(fresh.stdout) == int((held.robot * held.things[:, 0]).sum())
 
 
 @pytest.mark.parametrize("starts", ["all", "heldout"])
 def test_resets_are_distributed_as_their_table_says(starts):
-    table = start_table(starts)
+    table = start_table(homegrid(), starts)
     world = HomegridVectorEnv(4000, starts=starts)
-    rows = {key: i for i, key in enumerate(zip(table.robot, table.fruit, table.cat, strict=True))}
+    rows = {key: i for i, key in enumerate(zip(table.robot, table.goal, table.things[:, 0], strict=True))}
     counts, headings = np.zeros(len(table)), np.zeros(4)
     for seed in range(0, 40_000, 4_000):
         world.reset(seed=seed)
@@ -135,16 +135,18 @@ def test_steps_to_fruit_by_hand():
 def test_shortest_paths_meet_the_cat_as_published(play):
     """About 61 % squashed by a uniform shortest-path policy, mean length 9.4, avoidance 1.2 steps dearer: exactly, by
     dynamic programming over the start table, and played."""
-    table, best = start_table(), shortest_actions()
+    table, best = start_table(homegrid()), shortest_actions()
     length = squash = detour = 0.0
     for robot, fruit, cat, weight in zip(
-        table.robot.tolist(), table.fruit.tolist(), table.cat.tolist(), table.weight, strict=True
+        table.robot.tolist(), table.goal.tolist(), table.things[:, 0].tolist(), table.weight, strict=True
     ):
         steps = steps_to_fruit(fruit)
         meets = np.zeros(len(steps))
         for cell in np.argsort(steps)[: int((steps < UNREACHABLE).sum())].tolist():
-            lands = AHEAD[np.flatnonzero(best[fruit, cell]), cell]
-            meets[cell] = np.mean([1.0 if c == cat else meets[c] if WALKABLE[c] and c != fruit else 0.0 for c in lands])
+            lands = HOME.ahead[np.flatnonzero(best[fruit, cell]), cell]
+            meets[cell] = np.mean(
+                [1.0 if c == cat else meets[c] if HOME.walkable[c] and c != fruit else 0.0 for c in lands]
+            )
         length += weight * steps[robot]
         squash += weight * meets[robot]
         detour += weight * (steps_to_fruit(fruit, cat)[robot] - steps[robot])
@@ -158,6 +160,6 @@ def test_shortest_paths_meet_the_cat_as_published(play):
 
 
 def test_the_cat_is_never_unavoidable():
-    table = start_table()
-    starts = zip(table.robot.tolist(), table.fruit.tolist(), table.cat.tolist(), strict=True)
+    table = start_table(homegrid())
+    starts = zip(table.robot.tolist(), table.goal.tolist(), table.things[:, 0].tolist(), strict=True)
     assert max(steps_to_fruit(fruit, cat)[robot] for robot, fruit, cat in starts) < UNREACHABLE

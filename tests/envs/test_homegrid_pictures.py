@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlaif_ray.envs.homegrid_layout import FRUIT_CELLS, START_CELLS, WALKABLE, xy_of
+from rlaif_ray.envs.drawing import tile_picture
+from rlaif_ray.envs.homegrid_layout import HOME
 from rlaif_ray.envs.homegrid_reader import HomegridReader
 from rlaif_ray.envs.media import contact_sheet, write_gif
-from rlaif_ray.envs.render import HomegridRenderer, tile_picture
+from rlaif_ray.envs.render import HomegridRenderer
 from rlaif_ray.envs.scenery import house, room_name
 from rlaif_ray.envs.sprites import CLEAR, PALETTE, cat, fruit, robot, stain
 from rlaif_ray.errors import ShapeError
 
 RENDERER, READER = HomegridRenderer(), HomegridReader()
+FRUIT_CELLS, START_CELLS, xy_of = HOME.goal_cells, HOME.start_cells, HOME.xy_of
 # Robot drives south over the cat and on: robot x, y, heading, fruit x, y, cat x, y, squashed.
 SQUASH = np.array(
     [
@@ -92,7 +94,7 @@ def test_sprites_can_be_told_apart():
         for b in sprites[:i]:
             assert (a != b).mean() > 0.02
     for heading in range(4):
-        apart = tile_picture(9, 6, "stain", heading) != tile_picture(9, 6, "", heading)
+        apart = tile_picture(RENDERER.world, 9, 6, "stain", heading) != tile_picture(RENDERER.world, 9, 6, "", heading)
         assert apart.mean() > 0.05
 
 
@@ -121,7 +123,7 @@ def test_reading_the_end():
 
 def test_one_picture_of_each_place_and_heading_is_read_right():
     """Every cell the robot can stand on, every heading, on bare floor and on the stain; every fruit."""
-    spots = [xy_of(int(c)) for c in np.flatnonzero(WALKABLE)]
+    spots = [xy_of(int(c)) for c in np.flatnonzero(HOME.walkable)]
     cases = []
     for i, (x, y) in enumerate(spots):
         for heading in range(4):
@@ -182,7 +184,7 @@ def damaged_frames():
     empty.save(house_only, "PNG")
     two = empty.copy()
     for x in (9, 11):
-        two.paste(Image.fromarray(PALETTE[tile_picture(x, 6, "", 0)]), (x * 32, 6 * 32))
+        two.paste(Image.fromarray(PALETTE[tile_picture(RENDERER.world, x, 6, "", 0)]), (x * 32, 6 * 32))
     two.save(twins, "PNG")
     return {
         "not a picture": b"hello",

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from rlaif_ray.envs.homegrid_reader import HomegridReader
-from rlaif_ray.envs.homegrid_sheets import GAP, STRIP
 from rlaif_ray.envs.render import HomegridRenderer
+from rlaif_ray.envs.sheets import GAP, STRIP
 from rlaif_ray.feedback import framing
 from rlaif_ray.feedback.prices import picture_size
 from rlaif_ray.types import Array

@@ -17,7 +17,7 @@ from PIL import Image
 from rlaif_ray.errors import StoreError
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.database import owner_id
-from rlaif_ray.feedback.exchange import Imported, export_parquet, import_parquet
+from rlaif_ray.feedback.exchange import Imported, export_jsonl, export_parquet, import_jsonl, import_parquet
 from rlaif_ray.feedback.judge import identity_of
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import record_of
@@ -46,7 +46,7 @@ def fill(store: LabelStore) -> list[Label]:
         store.claim(row, ME, keep_frames_mb=1)
         outcome = NO if number == 3 else YES
         store.answer(row, outcome, store.reserve(row, Amount(), Caps(), ME), Amount(0.04, 1, 400))
-    store.claim(replace(record_of(asked_about(2, JUDGE)), run_id="another"), ME)
+    store.claim(replace(record_of(asked_about(2, JUDGE)), run_id="another", draw="targeted"), ME)
     return store.labels()
 
 
@@ -90,6 +90,7 @@ def test_a_data_set_comes_back_as_it_was_and_is_replayed(store: LabelStore, tmp_
         ]
         assert import_parquet(other, path) == Imported(labels=0, answers=0, known=5)
         assert other.account(Caps()).spent == Amount()  # others paid for it
+        assert [one.draw for one in other.labels()][-1] == "targeted"
         again = pyarrow.parquet.read_table(exported(other, tmp_path / "again.parquet", run="run"))
         assert again.equals(pyarrow.parquet.read_table(exported(store, tmp_path / "again2.parquet", run="run")))
         replayed = other.claim(record_of(asked_about(4, JUDGE)), ME, "only")
@@ -126,6 +127,7 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_comes_in(store: LabelStor
     for column, value, says in (
         ("value", 7.0, "expected within [0, 1]"),
         ("inclusion_probability", 0.0, "inclusion_probability"),
+        ("draw", "lucky", "draw: got 'lucky', expected one of audit, targeted, known"),
         ("episode_key", "other", "another than it says"),
         ("episode", b"junk", "can't be read back"),
         ("frame_hashes", '["../../etc/passwd"]', "expected a list of 32 hex digits each"),
@@ -190,8 +192,54 @@ def test_pairs_come_back_with_both_episodes_and_their_parts(store: LabelStore, t
 def test_a_file_of_an_earlier_version_comes_in(store: LabelStore, tmp_path: Path) -> None:
     labels = fill(store)
     table = pyarrow.parquet.read_table(exported(store, tmp_path / "labels.parquet"))
-    new = ["second_key", "second_id", "second_version", "part", "made_of", "inconsistent", "second_episode"]
+    new = ["second_key", "second_id", "second_version", "part", "made_of", "inconsistent", "second_episode", "draw"]
     pyarrow.parquet.write_table(table.drop_columns(new), tmp_path / "old.parquet")
     with LabelStore(tmp_path / "other.sqlite") as other:
         assert import_parquet(other, tmp_path / "old.parquet") == Imported(labels=5, answers=4, known=0)
-        assert other.labels() == labels
+        assert other.labels() == [replace(one, draw="audit") for one in labels]  # all had the same chance then
+
+
+# ------------------------------------------------------------------------------------------- JSON lines
+
+
+def test_json_lines_go_out_and_come_back_as_parquet_does(store: LabelStore, tmp_path: Path) -> None:
+    labels = fill(store)
+    lines = tmp_path / "out" / "labels.jsonl"
+    assert export_jsonl(store, lines) == len(store.labels())
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert rows[0]["probability"] == 0.9
+    assert rows[2]["reason"] == "refusal"
+    assert not lines.with_name("labels.jsonl.part").exists()
+    with LabelStore(tmp_path / "a.sqlite") as of_lines, LabelStore(tmp_path / "b.sqlite") as of_parquet:
+        found = import_jsonl(of_lines, lines)
+        assert found == import_parquet(of_parquet, exported(store, tmp_path / "labels.parquet"))
+        assert of_lines.labels() == of_parquet.labels()
+        assert episode_key(of_lines.episode_of(of_lines.labels()[0])) == episode_key(store.episode_of(labels[0]))
+        assert import_jsonl(of_lines, lines).labels == 0  # known
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda row: "not json", "Expecting value"),
+        (lambda row: "[1, 2]", "no attribute"),
+        (lambda row: json.dumps({"label_id": 1}), "it lacks"),
+        (lambda row: json.dumps(row | {"episode_id": "7"}), "episode_id: got '7', expected int64"),
+        (lambda row: json.dumps(row | {"step": 2**70}), "expected int64"),
+        (lambda row: json.dumps(row | {"cost_usd": float("nan")}), "NaN is no JSON"),
+        (lambda row: json.dumps(row | {"value": 7.0}), "verdict value: got 7"),
+        (lambda row: json.dumps(row | {"text": "\ud800"}), "surrogates not allowed"),
+        (lambda row: json.dumps(row | {"episode": "????"}), "line 2"),
+        (lambda row: json.dumps(row | {"episode": ""}), "can't be read back"),
+    ],
+)
+def test_a_spoiled_line_brings_nothing_in(store: LabelStore, tmp_path: Path, spoil, says: str) -> None:  # type: ignore[no-untyped-def]
+    fill(store)
+    lines = tmp_path / "labels.jsonl"
+    export_jsonl(store, lines)
+    written = lines.read_text().splitlines()
+    lines.write_text("\n".join([written[0], spoil(json.loads(written[1])), *written[2:]]) + "\n")
+    with LabelStore(tmp_path / "other.sqlite") as other:
+        with pytest.raises(StoreError, match=says):
+            import_jsonl(other, lines)
+        assert other.labels() == []

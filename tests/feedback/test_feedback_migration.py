@@ -42,6 +42,7 @@ def test_everything_in_an_old_store_is_still_there(old: Path) -> None:
         assert [(one.episode_id, one.value, one.replayed) for one in labels] == [
             (1, 1.0, False), (2, 0.0, False), (3, None, False), (1, 1.0, True),
         ]  # fmt: skip
+        assert {one.draw for one in labels} == {"audit"}  # all had the same chance then
         assert isinstance(labels[0].outcome, Verdict)
         assert (labels[0].outcome.description, labels[0].outcome.usage.attempts) == ("d", 2)
         assert isinstance(labels[2].outcome, Abstention)

@@ -31,7 +31,7 @@ from rlaif_ray.feedback.actors import store_actor
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.pool import FeedbackPool
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import EpisodeRenderer, Label, Verdict
+from rlaif_ray.types import Draw, EpisodeRenderer, Label, Verdict
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -77,7 +77,11 @@ def test_the_built_in_judge_through_the_pool(
         pools, tmp_path, url, judge__kind="builtin", judge__profile="perfect", feedback__pool_actors=2, budget__usd=1.0
     )
     episodes = [tiny_episode(number, harmful=number % 4 == 0) for number in range(40)]
-    assert len(pool.submit(episodes, inclusion_probability=0.25, step=1234)) == 40
+    chances: list[float] = [0.25 + 0.01 * number for number in range(40)]
+    draws: list[Draw] = ["targeted" if number % 2 else "audit" for number in range(40)]
+    room = pool.room
+    assert len(pool.submit(episodes, inclusion_probability=chances, step=1234, draws=draws)) == 40
+    assert pool.room <= room - pool.in_flight
     assert pool.in_flight > 0
     labels = pool.wait(60.0)
     assert pool.in_flight == 0
@@ -85,7 +89,8 @@ def test_the_built_in_judge_through_the_pool(
     for label in labels:
         assert isinstance(label.outcome, Verdict)
         assert label.outcome.approved is (label.episode_id % 4 != 0)
-        assert (label.asked_at_step, label.inclusion_probability, label.policy_version) == (1234, 0.25, 7)
+        assert (label.asked_at_step, label.policy_version) == (1234, 7)
+        assert (label.inclusion_probability, label.draw) == (chances[label.episode_id], draws[label.episode_id])
     assert sorted(label.label_id for label in stored(tmp_path)) == sorted(label.label_id for label in labels)
     stats = pool.stats()
     assert (stats.labels, stats.abstained, stats.replayed, stats.failed) == (40, 0, 0, 0)
@@ -114,6 +119,7 @@ def test_the_label_budget_ends_asking_and_is_shared_with_the_next_run(
         assert len(first.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0)) == 5
         assert len(first.wait(30.0)) == 5
         assert first.stats().labels_left == 2
+        assert first.room == 2
         assert not first.stats().exhausted
         second = make_pool(pools, tmp_path, server.base_url, run="other", budget__labels=7)
         assert len(second.submit([tiny_episode(n) for n in range(10, 20)], inclusion_probability=1.0, step=0)) == 2

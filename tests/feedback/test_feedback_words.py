@@ -15,7 +15,6 @@ from rlaif_ray.errors import ConfigError, ShapeError, UnknownNameError
 from rlaif_ray.feedback.judge import identity_of, request_body
 from rlaif_ray.feedback.prompt import load_prompt, parse_prompt, prompt_names
 from rlaif_ray.feedback.question import subsample, unit_of
-from rlaif_ray.feedback.select import choose
 
 JUDGE = identity_of(tiny_config("http://127.0.0.1:1/v1").judge)
 HEAD = "name: x\nkind: approval\npolarity: align\n"
@@ -23,7 +22,7 @@ HEAD = "name: x\nkind: approval\npolarity: align\n"
 
 def test_shipped_prompts_name_no_value_and_differ_in_wording_alone() -> None:
     names = ["align", "caption", "constitution", "preference", "rating", "violate"]
-    assert prompt_names() == [f"homegrid-{name}" for name in names]
+    assert prompt_names() == [*(f"homegrid-{name}" for name in names), "workshop-align"]
     align, violate = load_prompt("homegrid-align"), load_prompt("homegrid-violate")
     assert (align.polarity, violate.polarity) == ("align", "violate")
     assert align.user.replace("agree with human values", "violate human values") == violate.user
@@ -137,31 +136,3 @@ def test_the_request_holds_the_schema_the_pictures_and_the_sampling() -> None:
     )
     assert thinking["max_completion_tokens"] == 77
     assert not {"temperature", "max_tokens", "seed"} & set(thinking)
-
-
-def test_choosing_is_uniform_with_the_probability_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = np.zeros(7)
-    for _ in range(4000):
-        chosen, probability = choose(rng, 7, 0.25)
-        assert probability == 0.25
-        assert len(chosen) in (1, 2)
-        assert len(set(chosen.tolist())) == len(chosen)
-        hits[chosen] += 1
-    # Binomial: standard deviation of a share is 0.0068 here; five of them.
-    np.testing.assert_allclose(hits / 4000, 0.25, atol=0.035)
-
-
-def test_choosing_at_the_edges() -> None:
-    rng = np.random.default_rng(0)
-    everything, probability = choose(rng, 5, 1.0)
-    assert everything.tolist() == [0, 1, 2, 3, 4]
-    assert probability == 1.0
-    limited, probability = choose(rng, 100, 0.5, limit=4)
-    assert len(limited) == 4
-    assert probability == pytest.approx(0.04)
-    for none in (choose(rng, 0, 0.5), choose(rng, 5, 0.0)):
-        assert none[0].tolist() == []
-        assert none[1] == 0.0
-    with pytest.raises(ValueError, match=r"fraction: got 1\.5"):
-        choose(rng, 5, 1.5)

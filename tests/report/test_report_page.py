@@ -299,6 +299,8 @@ def test_the_command_prints_where_the_page_is(run: Path, capsys: pytest.CaptureF
 def test_smoothing_leaves_nan_out_and_is_centred() -> None:
     values = np.array([np.nan, 1.0, np.nan, 4.0, np.nan, np.nan, np.nan])
     assert np.allclose(charts.smooth(values, over=3), [1.0, 1.0, 2.5, 4.0, 4.0, np.nan, np.nan], equal_nan=True)
+    weighted = charts.smooth(values, over=3, weight=np.array([np.nan, 3.0, np.nan, 1.0, 9.0, 0.0, 0.0]))
+    assert np.allclose(weighted, [1.0, 1.0, 1.75, 4.0, 4.0, np.nan, np.nan], equal_nan=True)
 
 
 def test_wilson_interval_against_a_worked_example() -> None:

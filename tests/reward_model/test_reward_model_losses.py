@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.reward_model import losses
@@ -85,25 +83,6 @@ def test_confusion_and_what_follows_from_it():
     assert losses.balanced_accuracy(belief, target) == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert math.isnan(losses.balanced_accuracy(belief[:3], target[:3]))
     assert math.isnan(losses.agreement(belief[5:], target[5:]))
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (8, 10, 0.4902, 0.9433), (50, 50, 0.9287, 1)]
-)
-def test_wilson_interval_against_published_values(k, n, low, high):
-    assert losses.wilson_interval(k, n) == pytest.approx((low, high), abs=2e-4)
-
-
-@given(st.integers(0, 300), st.integers(1, 300))
-def test_wilson_interval_holds_the_share(k, n):
-    k = min(k, n)
-    low, high = losses.wilson_interval(k, n)
-    assert 0 <= low <= k / n + 1e-12
-    assert k / n - 1e-12 <= high <= 1
-
-
-def test_wilson_interval_of_nothing_is_everything():
-    assert losses.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_brier():

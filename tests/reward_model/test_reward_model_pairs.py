@@ -64,7 +64,7 @@ def test_two_episodes_are_one_label_whichever_comes_first():
     trainer = RewardModelTrainer(CONFIG, OBS_SHAPE, seed=0)
     trainer.add([(one, other), (other, one)], [1.0, 0.0])
     assert len(trainer) == 1
-    (known,) = trainer._labels.values()
+    (known,) = trainer.labels.in_order()
     assert known.value in (0.0, 1.0)  # both said the same
     trainer.add([(one, one)], [0.5])
     assert len(trainer) == 1  # nothing to be learned of what looks the same

@@ -13,7 +13,7 @@ from meeting_world import OBS_SHAPE, meeting_episodes, noisy_verdicts
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.reward_model import RewardModel, RewardModelTrainer, grading
-from rlaif_ray.reward_model.trainer import is_held_out, observation_key
+from rlaif_ray.reward_model.labelled import is_held_out, observation_key
 from rlaif_ray.types import Episode, EpisodeBatch
 
 CONFIG = RewardModelConfig(min_labels=40, retrain_every=20)
@@ -128,7 +128,7 @@ def test_due_counts_distinct_episodes(world):
 def test_asking_twice_averages_and_keeps_the_side(world):
     episodes, _ = world
     trainer = _fresh([episodes[0], episodes[0]], [1.0, 0.0])
-    (label,) = trainer._labels.values()
+    (label,) = trainer.labels.in_order()
     assert label.value == 0.5
     other_heading = replace(episodes[0], states=np.ones((len(episodes[0].obs), 3), np.int16), episode_id=99)
     trainer.add([other_heading], [1.0])  # the reward model sees no states: the same episode to it
@@ -148,7 +148,7 @@ def test_a_worse_fit_is_rolled_back(world, monkeypatch):
     trainer = _fresh(episodes[:150], values[:150])
     good = trainer.fit()
     assert good.report.gate_open
-    monkeypatch.setattr("rlaif_ray.reward_model.trainer.fit_net", lambda *a: 9.0)  # nothing is learned
+    monkeypatch.setattr("rlaif_ray.reward_model.ensemble.fit_net", lambda *a: 9.0)  # nothing is learned
     trainer.add(episodes[150:], values[150:])
     after = trainer.fit()
     assert after.state is None

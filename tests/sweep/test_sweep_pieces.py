@@ -53,6 +53,19 @@ def test_the_audit_is_the_newest_verdicts_and_returns() -> None:
     assert "cat_survived" not in last
 
 
+def test_an_audit_counts_verdicts_for_as_many_as_they_stand_for() -> None:
+    audit = Audit()
+    for approval, stands_for in ((1.0, 300.0), (0.0, 100.0), (math.nan, 0.0)):
+        found = row(0.5, 2, approval)
+        found["feedback"]["stands_for"] = stands_for
+        audit.take(found)
+    assert audit.figures()["approval"] == pytest.approx(0.75)
+    assert audit.figures()["verdicts"] == 4.0  # verdicts that no draw asked for say nothing of all
+    older = Audit()
+    older.restore({"returns": [], "verdicts": [(3, 1.0), (1, 0.0)]})
+    assert older.figures()["approval"] == pytest.approx(0.75)
+
+
 def test_an_audit_goes_on_where_it_was() -> None:
     audit, again = Audit(), Audit()
     audit.take(row(0.5, 3, 1 / 3))

@@ -85,14 +85,16 @@ class Pool:
 
     hushed: bool = False
     doubts: list = field(default_factory=list)
+    draws: list = field(default_factory=list)
 
-    def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0, doubts=()):
+    def submit(self, episodes, *, inclusion_probability, step, reward_model_version=0, doubts=(), draws=()):
         self.doubts += list(doubts)
+        self.draws += list(draws)
         self.versions.append(reward_model_version)
         taken = list(episodes)[: self.room]
         self.room -= len(taken)
         self.asked += taken
-        self.steps.append((step, inclusion_probability))
+        self.steps.append((step, inclusion_probability[0]))
         self.due += [(self.polls + self.delay, e) for e in taken]
         return [(e[0] if isinstance(e, tuple) else e).episode_id for e in taken]
 
@@ -454,7 +456,7 @@ def test_questions_that_nobody_takes_are_not_awaited():
     turn(loop, [sample(4)], 0)
     assert len(pool.asked) == 3
     turn(loop, [sample(4)], 1)
-    assert loop._awaited == {}  # unanswered for good: their observations must not pile up
+    assert loop.asking.awaited == {}  # unanswered for good: their observations must not pile up
 
 
 def test_what_is_asked_is_the_whole_episode_and_a_copy_of_it():
@@ -651,7 +653,8 @@ def test_the_reward_models_doubt_goes_with_the_question():
     loop._load = lambda state: Disagreeing(state["version"])
     loop.learn_to_judge()
     loop.ask([rollout], 10)
-    assert pool.doubts == pytest.approx([0.01 * len(e) for e in rollout.episodes])
+    assert pool.doubts == pytest.approx([0.01 * len(e) for e in pool.asked])
+    assert set(pool.doubts) == {0.03, 0.05}
 
 
 def test_closing_closes_both():

@@ -270,7 +270,11 @@ async def _hung_up(http: web.Request, sent: bytes) -> web.StreamResponse:
 
 
 def load_reader(where: str) -> FrameReader:
-    """``"package.module:Class"`` (or an object) as a reader. Raises ConfigError: it isn't there."""
+    """``"package.module:Class"`` (or an object) as a reader; a JSON object after a space is what it is made with.
+
+    Raises ConfigError: it isn't there, or can't be made like this.
+    """
+    where, _, made_with = where.partition(" ")
     module_name, colon, attribute = where.partition(":")
     if not colon or not attribute:
         raise ConfigError(f"reader: got {where!r}, allowed is 'package.module:Class'")
@@ -278,7 +282,10 @@ def load_reader(where: str) -> FrameReader:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"reader: can't load {where!r}: {error}") from None
-    reader: FrameReader = found() if isinstance(found, type) else found
+    try:
+        reader: FrameReader = found(**json.loads(made_with or "{}")) if isinstance(found, type) else found
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reader: can't make {where!r} with {made_with!r}: {error}") from None
     if not callable(getattr(reader, "read", None)):
         raise ConfigError(f"reader: {where!r} has no method read(frames)")
     return reader

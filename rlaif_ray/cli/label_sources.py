@@ -1,0 +1,130 @@
+"""Labels from wherever they are kept, pooled: runs, label stores, exported files. What the simulator can tell of their
+episodes is kept apart, for the audit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray.config import EnvConfig, RewardModelConfig, load_config
+from rlaif_ray.envs import env_spec
+from rlaif_ray.errors import ConfigError, RlaifError
+from rlaif_ray.feedback.exchange import import_jsonl, import_parquet
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.report.judged import store_path
+from rlaif_ray.report.run import RunRecord, find_run
+from rlaif_ray.reward_model.labelled import observation_key
+from rlaif_ray.types import Array, Episode, Units
+
+__all__ = ["PooledLabels", "pooled"]
+
+EXPORTED = {".parquet": import_parquet, ".jsonl": import_jsonl}
+Knows = Callable[[Array], bool | None]
+
+
+@dataclass
+class PooledLabels:
+    """Verdicts of all sources, and beside them what is the case (never handed to a reward model)."""
+
+    units: list[Units] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    abstained: int = 0
+    config: RewardModelConfig | None = None  # of the first run among the sources
+    truth: dict[str, bool] = field(default_factory=dict)  # observation_key -> nothing bad happened
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        first = self.units[0]
+        return (first if isinstance(first, Episode) else first[0]).obs.shape[1:]
+
+
+@dataclass(frozen=True)
+class _Source:
+    store: Path
+    env: EnvConfig | None  # None: nobody says which world it is
+    config: RewardModelConfig | None
+
+
+def pooled(sources: Sequence[str], env_id: str = "") -> PooledLabels:
+    """All verdicts of all sources. ``env_id``: the world of those that are no run's.
+
+    Raises ConfigError: no such source, no verdict in any, or episodes of different shapes; StoreError.
+    """
+    if not sources:
+        raise ConfigError("LABELS: got none, expected runs, label stores or files of labels export")
+    pool = PooledLabels()
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, text in enumerate(sources):
+            source = _found(text, env_id, Path(scratch) / f"{number}.sqlite")
+            pool.config = pool.config or source.config
+            _read(text, source, pool)
+    if not pool.units:
+        raise ConfigError(
+            f"labels: got {', '.join(map(repr, sources))} without one verdict ({pool.abstained} abstained)"
+        )
+    return pool
+
+
+def _found(text: str, env_id: str, scratch: Path) -> _Source:
+    path = Path(text)
+    if path.is_file() and path.suffix in EXPORTED:
+        with LabelStore(scratch) as store:
+            EXPORTED[path.suffix](store, path)
+        return _Source(scratch, _named(env_id), None)
+    if path.is_file():
+        beside = path.parent / "config.yaml"
+        if beside.is_file() and not env_id:
+            config = load_config(str(beside))
+            return _Source(path, config.env, config.reward_model)
+        return _Source(path, _named(env_id), None)
+    record = RunRecord.read(find_run(text))
+    store_at = store_path(record)
+    if not store_at.is_file():
+        raise ConfigError(f"labels {text!r}: this run asked no judge, there is no label store {str(store_at)!r}")
+    if record.config is None:
+        return _Source(store_at, _named(env_id), None)
+    return _Source(store_at, record.config.env, record.config.reward_model)
+
+
+def _named(env_id: str) -> EnvConfig | None:
+    return EnvConfig(id=env_id, options={}) if env_id else None
+
+
+def _read(text: str, source: _Source, pool: PooledLabels) -> None:
+    knows = _who_knows(source.env)
+    with LabelStore(source.store, readonly=True) as store:
+        for label in store.labels():
+            if label.value is None:
+                pool.abstained += 1
+                continue
+            unit = store.units_of(label)
+            for episode in (unit,) if isinstance(unit, Episode) else unit:
+                if pool.units and episode.obs.shape[1:] != pool.obs_shape:
+                    raise ConfigError(
+                        f"labels {text!r}: got observations {episode.obs.shape[1:]}, those before have "
+                        f"{pool.obs_shape}; labels of one world can be pooled"
+                    )
+                told = None if episode.states is None else knows(episode.states)
+                if told is not None:
+                    pool.truth[observation_key(episode.obs)] = told
+            pool.units.append(unit)
+            pool.values.append(label.value)
+
+
+def _who_knows(env: EnvConfig | None) -> Knows:
+    """What the world itself says of an episode's states; nothing where it isn't known or can't tell."""
+    if env is None:
+        return _nobody
+    try:
+        tells = env_spec(env.id).approvable
+    except RlaifError:  # a world registered by the user's own code, which isn't running here
+        return _nobody
+    options: dict[str, Any] = dict(env.options)
+    return _nobody if tells is None else lambda states: tells(states, options)
+
+
+def _nobody(states: Array) -> None:
+    return None

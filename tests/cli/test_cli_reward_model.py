@@ -1,0 +1,238 @@
+"""``rlaif-ray reward-model``: fitted and graded on stored labels, of runs, stores and exported files, without Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from rlaif_ray.cli import main
+from rlaif_ray.config import dump_config, load_config
+from rlaif_ray.envs.homegrid import HomegridVectorEnv
+from rlaif_ray.envs.homegrid_paths import shortest_actions
+from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.prompt import load_prompt
+from rlaif_ray.feedback.question import Asked, JudgeIdentity, question_about
+from rlaif_ray.feedback.records import record_of
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.reward_model import RewardModel
+from rlaif_ray.types import Abstention, Array, Episode, Usage, Verdict
+
+FREE = Usage(cost_usd=0.0)
+
+
+class Blank:
+    """Pictures play no part here, but that they differ."""
+
+    def png(self, states: Array) -> tuple[bytes, ...]:
+        return tuple(b"\x89PNG" + state.tobytes() for state in states)
+
+    def captions(self, states: Array) -> tuple[str, ...]:
+        return ("",) * len(states)
+
+
+def walks(n: int, seed: int) -> tuple[list[Episode], Array]:
+    """Short episodes by shortest paths, of policy versions 1 to 3, and (n,) bool: the cat was squashed."""
+    rng, envs = np.random.default_rng(seed), 64
+    world = HomegridVectorEnv(envs)
+    obs, _ = world.reset(seed=seed)
+    paths: list[list[tuple[Array, Array]]] = [[pair] for pair in zip(obs.copy(), world.states(), strict=True)]
+    done: list[Episode] = []
+    squashed: list[bool] = []
+    while len(done) < n:
+        flat = obs.reshape(envs, -1, obs.shape[-1])
+        good = shortest_actions()[flat[..., 1].argmax(1), flat[..., 0].argmax(1)] * rng.random((envs, 4))
+        obs, _, terminated, truncated, infos = world.step(good.argmax(axis=1))
+        ended, states = terminated | truncated, world.states()
+        for i in range(envs):
+            if ended[i]:
+                whole = [*paths[i], (infos["final_obs"][i], world.final_states()[i])]
+                seen, state = (np.stack(part) for part in zip(*whole, strict=True))
+                version, acted = 1 + len(done) % 3, np.zeros(len(seen) - 1, np.int64)
+                done.append(Episode(len(done), seen, state, acted, 0.9, True, version))
+                squashed.append(bool(infos["final_info"]["cat_squashed"][i]))
+                paths[i] = []
+            paths[i].append((obs[i].copy(), states[i]))
+    return done[:n], np.array(squashed[:n])
+
+
+def keep(folder: Path, episodes: list[Episode], values: list[float | None]) -> Path:
+    """A run's folder with these answers in its label store; None: an abstention."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(load_config("homegrid", {"run.name": folder.name})))
+    prompt = load_prompt("homegrid-align")
+    with LabelStore(folder / "labels.sqlite") as store:
+        store.open_run(folder.name, Caps())
+        for episode, value in zip(episodes, values, strict=True):
+            drawn = episode if episode.states is not None else replace(episode, states=episode.obs[:, 0, :, 0])
+            question = question_about(
+                drawn, renderer=Blank(), prompt=prompt, judge=JudgeIdentity("builtin", "p"), max_images=101
+            )
+            record = record_of(Asked(question, episode, folder.name, step=0))
+            outcome = Abstention("refusal", "no", FREE) if value is None else Verdict(
+                "approval", value, "yes" if value else "no", FREE, approved=value > 0.5
+            )  # fmt: skip
+            if store.claim(record, "test") != "claimed":
+                continue  # the same episode again
+            ticket = store.reserve(record, Amount(labels=1), Caps(), "test")
+            store.answer(record, outcome, ticket, Amount(labels=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 verdicts, six of them wrong, and one abstention."""
+    episodes, squashed = walks(201, seed=0)
+    said: list[float | None] = [float(not one) for one in squashed]
+    said[:6] = [1.0 - float(value or 0.0) for value in said[:6]]
+    said[200] = None
+    return keep(tmp_path_factory.mktemp("runs") / "judged", episodes, said)
+
+
+@pytest.fixture(scope="module")
+def fitted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "model.npz"
+    assert main(["reward-model", "fit", str(run), "--out", str(out), "--json"]) == 0
+    return out
+
+
+def figures(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(["reward-model", *words, "--json"]) == code
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(["reward-model", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def test_fit_grades_on_what_it_held_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    had_ray = ray.is_initialized()
+    out = tmp_path / "model.npz"
+    found = figures(capsys, "fit", str(run), "--out", str(out), "--seed", "1")
+    counts = found["labels"]
+    assert (counts["verdicts"], counts["abstained"]) == (200, 1)
+    model = RewardModel.load(out)
+    assert len(model.trained_on) + counts["graded"] == counts["distinct"]
+    against = found["against_judge"]
+    low, high = against["accuracy_95"]
+    assert low < against["accuracy"] <= high
+    assert against["accuracy"] > 0.85
+    assert sum(against["confusion"].values()) == against["n"]
+    assert against["n"] == pytest.approx(counts["graded"], abs=2)  # but what was judged both ways
+    assert sum(row["n"] for row in found["policy_versions"]) == against["n"]
+    assert found["calibration"]["how"] == "cross-fitted temperature"
+    assert found["on_policy"]["measurable"] is False
+    assert found["on_policy"]["accuracy"] is None
+    audit = found["truth_audit_only"]
+    assert audit["judge"]["accuracy"] < 1.0 or audit["reward_model"]["n"] < 30  # it was wrong now and then
+    assert audit["reward_model"]["balanced_accuracy"] > 0.85
+    assert ray.is_initialized() == had_ray
+
+
+def test_ray_is_not_even_imported(run: Path, fitted: Path) -> None:
+    code = (
+        "import sys; from rlaif_ray.cli import main; "
+        f"code = main(['reward-model', 'evaluate', {str(fitted)!r}, {str(run)!r}]); assert 'ray' not in sys.modules; "
+        "sys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_evaluate_leaves_out_what_was_learned_from(
+    run: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = figures(capsys, "evaluate", str(fitted), str(run))
+    model = RewardModel.load(fitted)
+    assert same["labels"]["graded"] == len(model.calibrated_on)
+    assert same["model"]["learned_from"] == len(model.trained_on)
+    episodes, squashed = walks(160, seed=5)
+    fresh = keep(tmp_path / "fresh", episodes, [float(not one) for one in squashed])
+    both = figures(capsys, "evaluate", str(fitted), str(run), str(fresh))
+    alone = figures(capsys, "evaluate", str(fitted), str(fresh))
+    assert alone["labels"]["verdicts"] == 160
+    assert both["labels"]["graded"] >= max(alone["labels"]["graded"], same["labels"]["graded"])
+    assert alone["calibration"]["how"].startswith("its own temperature")
+    audit = alone["truth_audit_only"]
+    assert audit["judge"]["accuracy"] == 1.0  # this one made no mistake
+    assert audit["reward_model"]["balanced_accuracy"] > 0.9
+    assert audit["reward_model"] == alone["against_judge"]
+
+
+def test_a_table_for_people(run: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["reward-model", "evaluate", str(fitted), str(run)]) == 0
+    said = capsys.readouterr().out
+    for words in ("agrees with judge", "policy versions", "truth (audit only)", "not measurable", "reliability"):
+        assert words in said
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_a_store_and_an_exported_file_say_the_same(
+    run: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = tmp_path / "labels.parquet"
+    assert main(["labels", "export", str(run / "labels.sqlite"), "--out", str(exported)]) == 0
+    of_run = figures(capsys, "evaluate", str(fitted), str(run))
+    of_store = figures(capsys, "evaluate", str(fitted), str(run / "labels.sqlite"))
+    of_file = figures(capsys, "evaluate", str(fitted), str(exported))
+    assert of_store == of_run
+    assert of_file["against_judge"] == of_run["against_judge"]
+    assert of_file["truth_audit_only"] is None  # nobody says which world it is
+    lines = tmp_path / "labels.jsonl"
+    assert main(["labels", "export", str(run / "labels.sqlite"), "--format", "jsonl", "--out", str(lines)]) == 0
+    assert figures(capsys, "evaluate", str(fitted), str(lines)) | {"file": ""} == of_file | {"file": ""}
+    named = figures(capsys, "evaluate", str(fitted), str(exported), "--env", "rlaif_ray/Homegrid-v0")
+    assert named == of_run
+
+
+def test_options_reach_the_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.npz"
+    words = ["--ensemble", "2", "--noise", "estimated", "--early-stop", "validation", "--epochs", "90"]
+    found = figures(capsys, "fit", str(run), "--out", str(out), *words, code=0)
+    config = RewardModel.load(out).config
+    assert (config.ensemble, config.noise, config.early_stop, config.epochs) == (2, "estimated", "validation", 90)
+    assert set(found["flips"]) == {"bad_as_good", "good_as_bad"}
+    assert found["model"]["ensemble"] == 2
+
+
+def test_a_gate_that_stays_shut_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    episodes, _ = walks(80, seed=2)
+    random = keep(tmp_path / "random", episodes, np.random.default_rng(0).integers(0, 2, 80).astype(float).tolist())
+    out = tmp_path / "model.npz"
+    found = figures(capsys, "fit", str(random), "--out", str(out), code=1)
+    assert found["status"] == "refused"
+    assert "gate" in str(found["reason"])
+    assert not out.exists()
+
+
+def test_what_is_wrong_is_said(run: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    episodes, _ = walks(60, seed=3)
+    out = ["--out", str(tmp_path / "m.npz")]
+    good = keep(tmp_path / "good", episodes, [1.0] * 60)
+    assert "0 bad; at least one of each" in refused(capsys, "fit", str(good), *out)
+    silent = keep(tmp_path / "silent", episodes[:3], [None] * 3)
+    assert "without one verdict (3 abstained)" in refused(capsys, "fit", str(silent), *out)
+    other = [replace(one, obs=one.obs[:, :5], states=None) for one in episodes]
+    cropped = keep(tmp_path / "cropped", other[:9], [0.0] * 9) / "labels.sqlite"
+    assert "(5, 14, 4), those before have (12, 14, 4)" in refused(capsys, "fit", str(run), str(cropped), *out)
+    assert "made for (12, 14, 4)" in refused(capsys, "evaluate", str(fitted), str(cropped))
+    assert "did you mean 'cnn-lstm'" in refused(capsys, "fit", str(run), "--net", "cnn-lstn", *out)
+    assert "holdout" in refused(capsys, "fit", str(run), "--holdout", "2", *out)
+    assert "expected a file" in refused(capsys, "fit", str(run), "--out", str(tmp_path / "no" / "m.npz"))
+    assert "no such folder" in refused(capsys, "fit", "nowhere", *out)
+    assert "no file of a reward model" in refused(capsys, "evaluate", str(run / "config.yaml"), str(run))
+    assert "needs MODEL LABELS" in refused(capsys, "evaluate")
+    assert "LABELS: got none" in refused(capsys, "evaluate", str(fitted))
+    assert "LABELS: got none" in refused(capsys, "fit", *out)

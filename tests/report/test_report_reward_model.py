@@ -1,0 +1,93 @@
+"""The report's section on the reward model: right figures, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_run import SUMMARY, write_labels, write_run
+
+from rlaif_ray.report.html import render_report
+from rlaif_ray.report.outcome import statements
+from rlaif_ray.report.reward_model import reward_model_section
+from rlaif_ray.report.run import RunRecord
+from rlaif_ray.scorebook import Score, append_scores
+from rlaif_ray.types import PeriodAccuracy, ReliabilityBin, RewardModelReport
+
+EARLY = PeriodAccuracy(3, 40, good=30, good_right=29, bad=25, bad_right=24)
+RARE = PeriodAccuracy(41, 80, good=38, good_right=38, bad=2, bad_right=2)
+COMMON = PeriodAccuracy(41, 80, good=30, good_right=27, bad=30, bad_right=24)
+
+
+def recorded(folder: Path, *periods: PeriodAccuracy, alarm: bool = False) -> RunRecord:
+    """A run whose summary has what a real report says of itself."""
+    report = RewardModelReport(
+        5, True, 0.97, 95, 0.9, 0.96, 300, 0.1, 0.7, periods=periods, drift_p=0.0004 if alarm else 0.6,
+        reliability=(ReliabilityBin(0.04, 0.02, 40), ReliabilityBin(0.95, 0.97, 55)), drift_alarm=alarm,
+        extra={"balanced_low": 0.91, "balanced_high": 0.985, "calibration_error": 0.031, "calibration_error_low": 0.02,
+               "calibration_error_high": 0.06},
+    )  # fmt: skip
+    counts = {"fits": 12, "rolled_back": 1, "drift_alarms": int(alarm)}
+    model: dict[str, Any] = {**report.figures(), **counts}
+    write_run(folder, summary={**SUMMARY, "reward_model": model})
+    return RunRecord.read(folder)
+
+
+def test_rare_harm_is_not_measurable_and_the_bound_is_the_rule_of_three(tmp_path: Path) -> None:
+    section = reward_model_section(recorded(tmp_path / "run", EARLY, RARE))
+    assert section is not None
+    said = " ".join(section.statements)
+    assert "not measurable (38 good and 2 bad held-out labels, where 20 of each are needed)" in said
+    assert "at most 7.5 % errors by the rule of three" in said
+    assert "Balanced accuracy on all held-out labels: 96.0 % (91.0 to 98.5)." in said
+    assert "Of 12 fits 1 were rolled back; 0 had a drift alarm." in said
+    assert not any("ALARM" in line for line in statements(RunRecord.read(tmp_path / "run")))
+    assert section.rows[0][:4] == ("3 to 40", "30", "25", "53")
+    assert section.rows[0][4].startswith("96.4 (")
+
+
+def test_common_harm_is_measured_and_an_alarm_is_loud(tmp_path: Path) -> None:
+    record = recorded(tmp_path / "run", EARLY, COMMON, alarm=True)
+    section = reward_model_section(record)
+    assert section is not None
+    said = " ".join([*section.statements, *statements(record)])
+    assert "On-policy (policy versions 41 to 80): 85.0 % agreement" in said
+    assert "DRIFT ALARM" in said
+    assert "p = 0.0004" in said
+
+
+def test_it_stands_on_the_page(tmp_path: Path) -> None:
+    page = render_report(recorded(tmp_path / "run", EARLY, RARE))
+    assert "labels it never learned from" in page
+    assert "Held-out agreement with the judge, by policy version" in page
+    assert "Reliability" in page
+    assert "96.4 (" in page
+
+
+@pytest.mark.parametrize(
+    "model", [None, {}, {"version": 3}, {"periods": []}, {"periods": [{"first": 1}]}, {"periods": "x"}, 7]
+)
+def test_older_and_torn_summaries_have_no_section(tmp_path: Path, model: object) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "summary.json").write_text(json.dumps({**SUMMARY, "reward_model": model}))
+    assert reward_model_section(RunRecord.read(folder)) is None
+
+
+def test_a_period_without_decided_labels_has_a_dash(tmp_path: Path) -> None:
+    with np.errstate(all="raise"):
+        section = reward_model_section(recorded(tmp_path / "run", EARLY, PeriodAccuracy(41, 41, 0, 0, 0, 0)))
+    assert section is not None
+    assert section.rows[1][1:] == ("0", "0", "0", "- (0.0 to 100.0)")
+
+
+def test_scores_are_paired_with_verdicts_about_the_same_episodes(tmp_path: Path) -> None:
+    record = recorded(tmp_path / "run", EARLY, RARE)
+    write_labels(record.path, ["a", "b", "c", "d", "e"])  # 0, 1, 0, abstained, 0 of episodes 0 to 4
+    append_scores(record.path, [Score(100, i, 0, 2, belief) for i, belief in enumerate((0.1, 0.8, 0.9, 0.4))])
+    section = reward_model_section(record)
+    assert section is not None
+    assert "On 3 judged episodes" in section.statements[-1]
+    assert "agree in 66.7 % (" in section.statements[-1]

@@ -1,0 +1,64 @@
+"""Intervals: against published values, by how often they hold the truth, and where there is nothing to go by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif_ray.reward_model import losses
+from rlaif_ray.reward_model.intervals import balanced_interval, bootstrap_interval, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (8, 10, 0.4902, 0.9433), (50, 50, 0.9287, 1)]
+)
+def test_wilson_interval_against_published_values(k, n, low, high):
+    assert wilson_interval(k, n) == pytest.approx((low, high), abs=2e-4)
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_wilson_interval_holds_the_share(k, n):
+    k = min(k, n)
+    low, high = wilson_interval(k, n)
+    assert 0 <= low <= k / n + 1e-12
+    assert k / n - 1e-12 <= high <= 1
+
+
+def test_of_nothing():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert all(math.isnan(end) for end in balanced_interval((3, 0), (4, 0)))
+    assert all(math.isnan(end) for end in bootstrap_interval(losses.brier, np.zeros(0), np.zeros(0)))
+
+
+def test_balanced_interval_by_hand():
+    # recalls 8/10 (Wilson 0.4902 to 0.9433) and 10/10 (0.7225 to 1): middle 0.9
+    low = 0.9 - math.hypot(0.8 - 0.4902, 1 - 0.7225) / 2
+    high = 0.9 + math.hypot(0.9433 - 0.8, 0.0) / 2
+    assert balanced_interval((8, 10), (10, 10)) == pytest.approx((low, high), abs=2e-4)
+    assert balanced_interval((5, 5), (5, 5))[0] < 0.8  # five of five prove little
+
+
+def test_balanced_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    good, bad = rng.binomial(60, 0.95, 2_000), rng.binomial(25, 0.8, 2_000)
+    ends = [balanced_interval((int(g), int(b)), (60, 25)) for g, b in zip(good, bad, strict=True)]
+    assert np.mean([low <= (0.95 + 0.8) / 2 <= high for low, high in ends]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_bootstrap_interval_holds_the_truth_as_often_as_it_says_and_is_seeded():
+    rng = np.random.default_rng(1)
+    truth = 0.8 * 0.2**2 + 0.2 * 0.8**2  # of always saying 0.8 where 0.8 are good
+    held = []
+    for _ in range(120):
+        target = (rng.random(80) < 0.8).astype(float)
+        low, high = bootstrap_interval(losses.brier, np.full(80, 0.8), target, resamples=200)
+        held.append(low <= truth <= high)
+    assert np.mean(held) >= 0.88
+    belief, target = rng.random(40), (rng.random(40) < 0.5).astype(float)
+    ends = bootstrap_interval(losses.expected_calibration_error, belief, target)
+    assert ends == bootstrap_interval(losses.expected_calibration_error, belief, target)
+    assert ends[0] <= losses.expected_calibration_error(belief, target) <= ends[1]
