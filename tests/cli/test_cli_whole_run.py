@@ -55,6 +55,7 @@ def summary_of(run: Path) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_run_is_stopped_gone_on_with_and_looked_at(

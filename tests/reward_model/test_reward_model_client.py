@@ -101,6 +101,7 @@ def test_an_actor_that_keeps_dying_ends_in_an_error(client, labels, monkeypatch)
         client.wait(WAIT_S)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_long_run_outlives_any_number_of_deaths_with_work_done_between(client, labels, monkeypatch):
     """A run of days may lose its actor now and then: only deaths in a row say that something is wrong."""

@@ -46,6 +46,7 @@ def result(folder: Path, key: str) -> dict[str, object]:
     return read
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1_200)
 def test_the_whole_chain_in_small_survives_a_kill_and_never_enters_the_study(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def answers(folder: Path) -> dict[int, str]:
         return dict(db.execute("SELECT id, question_key FROM answers").fetchall())
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_sweep_killed_at_any_moment_goes_on(

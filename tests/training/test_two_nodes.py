@@ -18,6 +18,7 @@ def run(cluster, tmp_path_factory):
     return cluster.probe("train", str(tmp_path_factory.mktemp("runs")))
 
 
+@pytest.mark.long
 def test_a_run_on_two_nodes_ends_as_on_one_machine(run):
     assert run["exit_code"] == 0
     assert run["summary"]["status"] == "done"

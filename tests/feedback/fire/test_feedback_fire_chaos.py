@@ -17,6 +17,7 @@ from chaos import Chaos
 from chaos_train import TrainChaos
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_session")
@@ -28,6 +29,7 @@ def test_whoever_is_killed_the_account_is_right(tmp_path: Path) -> None:
     assert outcome.broken() == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_session")
