@@ -53,8 +53,11 @@ def row(summary: dict[str, Any]) -> dict[str, Any]:
     figures["direct_share"] = summary["provenance"]["direct"]
     for phase in summary["phases"]:
         for starts, values in phase["evaluation"].items():
-            for key in ("found", "cat_survived", "mean_length"):
-                figures[f"{phase['name']}/{starts}/{key}"] = values[key]
+            # The world's own outcomes and the length; the rest says how it was evaluated.
+            outcomes = {
+                key: value for key, value in values.items() if isinstance(value, float) and key != "task_return"
+            }
+            figures |= {f"{phase['name']}/{starts}/{key}": value for key, value in outcomes.items()}
     return figures
 
 
