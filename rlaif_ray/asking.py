@@ -22,7 +22,7 @@ from rlaif_ray.pairing import paired
 from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Scorer
 from rlaif_ray.scoring import doubts_about
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Abstention, Array, Candidates, Draw, Drawn, Episode, Label, Rollout, Units
+from rlaif_ray.types import Abstention, Array, Candidates, Draw, Drawn, Label, Rollout, Units, episodes_of
 
 __all__ = ["SLICE_S", "Asking", "Now", "fraction_at"]
 
@@ -111,7 +111,7 @@ class Asking:
         units: list[Units] = paired(picked, self._rng) if self._compares else list(picked)
         if not units:
             return
-        about = {_first(one).episode_id: one for one in units}
+        about = {episodes_of(one)[0].episode_id: one for one in units}
         chances, draws = self._chances(units, {one.episode_id: i for i, one in enumerate(picked)}, drawn)
         spread = {} if candidates.spread is None else dict(
             zip((one.episode_id for one in picked), candidates.spread[drawn.index].tolist(), strict=True)
@@ -161,7 +161,7 @@ class Asking:
         scale = in_a_pair * min(1.0, room / len(units)) if room else in_a_pair
         chances, draws = [], []
         for i, unit in enumerate(units):
-            places = [place[one.episode_id] for one in _episodes(unit)]
+            places = [place[one.episode_id] for one in episodes_of(unit)]
             chances.append(scale * float(drawn.probability[places[0]]))
             alike: Draw = "audit" if drawn.audit[places].all() else "targeted"
             draws.append(alike if i < room else "known")
@@ -264,14 +264,6 @@ def _of_rollout(rollout: Rollout, known: Collection[int], scorer: Scorer | None)
         if scores.spread is not None:
             columns["spread"] = scores.spread[episodes.obs_offsets[1:] - 1][fresh]
     return fresh, columns
-
-
-def _episodes(unit: Units) -> tuple[Episode, ...]:
-    return (unit,) if isinstance(unit, Episode) else unit
-
-
-def _first(unit: Units) -> Episode:
-    return _episodes(unit)[0]
 
 
 def _by_draw(probability: float, draw: Draw) -> float:

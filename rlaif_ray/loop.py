@@ -190,6 +190,11 @@ class FeedbackLoop:
             figures["watch"] = self.watch.figures()
         return figures
 
+    @property
+    def in_service(self) -> dict[str, Any] | None:
+        """State of the version of the reward model that counts; None: none does."""
+        return self._states[self.version] if self.version else None
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint: everything but what was paid, which is in the store and referred to by position."""
         return {

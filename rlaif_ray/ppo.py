@@ -336,11 +336,11 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         module = self.get_learner_module()
         if isinstance(module, ActorCriticModule):
             save_policy(Path(checkpoint_dir), module.network)
-        if self.loop.version:
+        in_service = self.loop.in_service
+        if in_service is not None:
             from rlaif_ray.reward_model.model import MODEL_FILE, RewardModel
 
-            in_service = RewardModel.from_state(self.loop.state()["scorers"][self.loop.version])
-            in_service.save(Path(checkpoint_dir) / MODEL_FILE)
+            RewardModel.from_state(in_service).save(Path(checkpoint_dir) / MODEL_FILE)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """As RLlib's, also where it leads a live algorithm back, whose learner would ignore older weights."""

@@ -9,7 +9,7 @@ import numpy as np
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.packed import packed_ranges, take_episodes
 from rlaif_ray.partners import Scorer
-from rlaif_ray.types import Array, Episode, EpisodeBatch, Scale, Scores, Units
+from rlaif_ray.types import Array, EpisodeBatch, Scale, Scores, Units, episodes_of
 
 __all__ = ["Remembering", "beliefs_of", "doubts_about"]
 
@@ -63,5 +63,4 @@ def doubts_about(units: Sequence[Units], spread: Mapping[int, float], judge: Jud
     """
     if judge.cascade is None or "rm-disagrees" not in judge.cascade.when:
         return []
-    about = [(one,) if isinstance(one, Episode) else one for one in units]
-    return [max(spread.get(episode.episode_id, 0.0) for episode in pair) for pair in about]
+    return [max(spread.get(episode.episode_id, 0.0) for episode in episodes_of(unit)) for unit in units]

@@ -12,15 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
+from rlaif_ray.asking import SLICE_S
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import NetworkSpec, Policy, load_policy
 from rlaif_ray.types import Units
 
 __all__ = ["SetPolicy", "earlier_labels", "first_policy", "learn_from_earlier"]
-
-# A wait is cut into slices, between which whoever wants to stop is heard.
-_SLICE_S = 1.0
 
 
 class _Learns(Protocol):
@@ -77,6 +75,6 @@ def learn_from_earlier(loop: _Learns, labelled: Sequence[tuple[Units, float]], s
     loop.learn_from(labelled)
     while labelled and not stopping():
         began = time.monotonic()
-        loop.learn_to_judge(_SLICE_S)
-        if time.monotonic() - began < _SLICE_S / 2:  # every label has been considered
+        loop.learn_to_judge(SLICE_S)
+        if time.monotonic() - began < SLICE_S / 2:  # every label has been considered
             return

@@ -17,7 +17,7 @@ from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.judged import store_path
 from rlaif_ray.report.run import RunRecord, find_run
 from rlaif_ray.reward_model.labelled import observation_key
-from rlaif_ray.types import Array, Episode, Units
+from rlaif_ray.types import Array, Units, episodes_of
 
 __all__ = ["PooledLabels", "pooled"]
 
@@ -37,8 +37,7 @@ class PooledLabels:
 
     @property
     def obs_shape(self) -> tuple[int, ...]:
-        first = self.units[0]
-        return (first if isinstance(first, Episode) else first[0]).obs.shape[1:]
+        return episodes_of(self.units[0])[0].obs.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _read(text: str, source: _Source, pool: PooledLabels) -> None:
                 pool.abstained += 1
                 continue
             unit = store.units_of(label)
-            for episode in (unit,) if isinstance(unit, Episode) else unit:
+            for episode in episodes_of(unit):
                 if pool.units and episode.obs.shape[1:] != pool.obs_shape:
                     raise ConfigError(
                         f"labels {text!r}: got observations {episode.obs.shape[1:]}, those before have "

@@ -33,7 +33,7 @@ from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Label, Units, episode_key
+from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Label, Units, episode_key, episodes_of
 
 __all__ = ["FeedbackPool", "PoolStats"]
 
@@ -136,7 +136,7 @@ class FeedbackPool:
         budget or the backlog has no ``room`` for more, none once asking has stopped. With the label budget used
         up, those that somebody has asked about already are taken on: the store may have their answer.
         """
-        pairs = [(one,) if isinstance(one, Episode) else tuple(one) for one in units]
+        pairs = [episodes_of(unit) for unit in units]
         paid = self.room
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
         why = Why(step, 1.0, share=self._share(step), reward_model_version=reward_model_version)

@@ -14,7 +14,7 @@ from rlaif_ray.errors import ShapeError
 from rlaif_ray.reward_model.losses import mean_belief, scale_of
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
-from rlaif_ray.types import Array, Episode, Scale, Units
+from rlaif_ray.types import Array, Episode, Scale, Units, episodes_of
 
 __all__ = [
     "Labelled",
@@ -96,21 +96,21 @@ class Labels:
         weights = [1.0] * len(values) if weights is None else weights
         self.check(units, values, weights)
         for unit, value, weight in zip(units, values, weights, strict=True):
-            self._add(_episodes(unit), float(value), float(weight))
+            self._add(episodes_of(unit), float(value), float(weight))
 
     def check(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
         """Raises ShapeError for labels that ``add`` won't take."""
         weights = [1.0] * len(values) if weights is None else weights
         if not len(units) == len(values) == len(weights):
             raise ShapeError(f"labels: got {len(units)} episodes, {len(values)} values, {len(weights)} weights")
-        several = {len(_episodes(unit)) for unit in units}
+        several = {len(episodes_of(unit)) for unit in units}
         several |= {len(known.obs) for known in itertools.islice(self._by_key.values(), 1)}
         if len(several) > 1:
             raise ShapeError("label: got one about another number of episodes than those before, expected the same")
         for unit, value, weight in zip(units, values, weights, strict=True):
             if not 0.0 <= value <= 1.0 or not 0.0 < weight < math.inf:
                 raise ShapeError(f"label: got value {value}, weight {weight}, expected within [0, 1] and above 0")
-            for episode in _episodes(unit):
+            for episode in episodes_of(unit):
                 if episode.obs.shape[1:] != self.obs_shape:
                     raise ShapeError(f"label: got observations {episode.obs.shape[1:]}, expected {self.obs_shape}")
 
@@ -162,7 +162,3 @@ def scale_over(model: RewardModel, labels: Sequence[Labelled]) -> Scale:
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in obs])])
     belief = mean_belief(model.logits(np.concatenate(obs), offsets), model.temperature)
     return scale_of(belief, belief[offsets[1:] - 1])
-
-
-def _episodes(unit: Units) -> tuple[Episode, ...]:
-    return (unit,) if isinstance(unit, Episode) else tuple(unit)

@@ -23,6 +23,7 @@ from rlaif_ray.types.episodes import (
     Truth,
     Units,
     episode_key,
+    episodes_of,
 )
 from rlaif_ray.types.protocols import EpisodeRenderer, EpisodeTeller, FrameReader, Reading, VectorWorld
 from rlaif_ray.types.verdicts import (
@@ -69,4 +70,5 @@ __all__ = [
     "VectorWorld",
     "Verdict",
     "episode_key",
+    "episodes_of",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "Truth",
     "Units",
     "episode_key",
+    "episodes_of",
     "need",
 ]
 
@@ -99,6 +100,11 @@ class Episode:
 
 
 Units = Episode | tuple[Episode, Episode]  # what a question is about: one, or two to choose between
+
+
+def episodes_of(unit: Units) -> tuple[Episode, ...]:
+    """The one, or both."""
+    return (unit,) if isinstance(unit, Episode) else tuple(unit)
 
 
 @dataclass(frozen=True)
