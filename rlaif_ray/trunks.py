@@ -250,35 +250,51 @@ class EgocentricTrunk(nn.Module):
     adds or subtracts the few cells in which it differs.
     """
 
+    NAME = "egocentric"
     reference: Tensor | None = None  # (H W (C-1),) uint8: what the last digest's samples are told apart from
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.height, self.width, channels = grid_of(spec, "egocentric")
+        self.height, self.width, channels = grid_of(spec, self.NAME)
         if channels < 2:
-            raise ConfigError(f"policy.network 'egocentric': got a grid of {channels} channel, allowed are 2 or more")
-        self.window = ((2 * self.height - 1), (2 * self.width - 1))
-        rows = self.window[0] * self.window[1] * (channels - 1)
-        first = spec.hidden[0]
+            raise ConfigError(f"policy.network {self.NAME!r}: got a grid of {channels} channel, allowed are 2 or more")
+        wide, first = 2 * self.width - 1, spec.hidden[0]
+        self.window_rows = (2 * self.height - 1) * wide * (channels - 1)
+        self.features = self.height * self.width * (channels - 1)
         # Rows start as a dense layer of the number of cells usually set would, not of all the window's.
-        self.rows = nn.Parameter(torch.randn(rows, first) * math.sqrt(2.0 / (self.height * self.width)))
+        rows = torch.randn(self.window_rows + self._further_rows(), first)
+        self.rows = nn.Parameter(rows * math.sqrt(2.0 / (self.height * self.width)))
         self.bias = nn.Parameter(torch.zeros(first))
         self.layers = dense(spec.hidden)
         cells = torch.arange(self.height * self.width)
-        y, x = cells // self.width, cells % self.width
-        # row of the weights for (agent cell, other cell, channel), before the channel is added
-        offset = (y[None] - y[:, None] + self.height - 1) * self.window[1] + (x[None] - x[:, None] + self.width - 1)
-        row = offset[:, :, None] * (channels - 1) + torch.arange(channels - 1)
-        self.register_buffer("row_of", row.flatten(1), persistent=False)  # (H W agent cells, H W (C-1) features)
-        self.row_of: Tensor
+        place = cells // self.width * wide + cells % self.width
+        # A feature seen from a cell has the window's row that is the difference of these two.
+        of_feature = (place[:, None] * (channels - 1) + torch.arange(channels - 1)).flatten()
+        self.register_buffer("of_feature", of_feature, persistent=False)  # (H W (C-1),)
+        self.register_buffer("of_cell", (place - place[-1]) * (channels - 1), persistent=False)  # (H W,)
+        self.of_feature: Tensor
+        self.of_cell: Tensor
+
+    def _further_rows(self) -> int:
+        """Rows of weights after those of the window."""
+        return 0
+
+    def _rows_of(self, agent: Tensor, feature: Tensor) -> Tensor:
+        """Cells an agent stands on and features, both (...) -> (..., V) rows that a feature has then."""
+        return (self.of_feature[feature] - self.of_cell[agent])[..., None]
+
+    def _rows_at(self, cell: Tensor, common: Tensor) -> Tensor:
+        """(U,) cells an agent stands on, (D,) uint8 features -> (U, n) rows of all that is set."""
+        return self._rows_of(cell[:, None], common.nonzero().T).flatten(1)
 
     def forward(self, obs: Tensor) -> Tensor:
         agent, others = self._seen(obs)
         common = common_to_most(others)
         sample, feature = where_differing(others, common)
-        sign = 1.0 - 2.0 * common[feature].float()
-        differs = sum_of_rows(self.rows, self.row_of[agent[sample], feature], sample, len(obs), sign)
-        return self._from(agent, common, differs)
+        rows = self._rows_of(agent[sample], feature)
+        sign = (1.0 - 2.0 * common[feature].float())[:, None].expand(rows.shape).flatten()
+        of = sample[:, None].expand(rows.shape).flatten()
+        return self._from(agent, common, sum_of_rows(self.rows, rows.flatten(), of, len(obs), sign))
 
     def digest(self, obs: Tensor) -> dict[str, Tensor] | None:
         """Columns to give ``digested`` in place of these observations, until the next digest; None: it won't pay."""
@@ -293,8 +309,9 @@ class EgocentricTrunk(nn.Module):
         """``forward`` of the observations that the columns are a digest of."""
         assert self.reference is not None  # digest() made the columns
         agent = columns[AGENT]
-        rows = self.row_of[agent[:, None], columns[FEATURES]]
-        differs = functional.embedding_bag(rows, self.rows, mode="sum", per_sample_weights=columns[SIGNS])
+        rows = self._rows_of(agent[:, None], columns[FEATURES])
+        signs = columns[SIGNS][..., None].expand(rows.shape).flatten(1)
+        differs = functional.embedding_bag(rows.flatten(1), self.rows, mode="sum", per_sample_weights=signs)
         return self._from(agent, self.reference, differs)
 
     def _seen(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,14 +322,35 @@ class EgocentricTrunk(nn.Module):
     def _from(self, agent: Tensor, common: Tensor, differs: Tensor) -> Tensor:
         """What is in common, summed once for each cell an agent stands on, and (B, first) where each sample differs."""
         cell, which = torch.unique(agent, return_inverse=True)
-        rows = self.row_of[cell][:, common.bool()]  # (U, cells in common); flat below: there may be none
+        rows = self._rows_at(cell, common)  # flat below: there may be none
         bags = torch.arange(len(cell), device=agent.device) * rows.shape[1]
         shared = functional.embedding_bag(rows.flatten(), self.rows, bags, mode="sum")  # (U, first)
         out: Tensor = self.layers(torch.relu(functional.embedding(which, shared) + differs + self.bias))
         return out
 
 
-TRUNKS: dict[str, type[nn.Module]] = {"mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk}
+class EgoAllocentricTrunk(EgocentricTrunk):
+    """``egocentric``, and beside it where on the grid everything stands, the agent too: both sums before the first
+    rectifier.
+
+    What lies around the agent says how to go on from anywhere; where it is says what is behind the next corner. With
+    one alone, a policy learns its way from the starts it has seen and generalises worse to others (docs/STUDY.md).
+    """
+
+    NAME = "ego-allocentric"
+
+    def _further_rows(self) -> int:
+        return self.features + self.height * self.width
+
+    def _rows_of(self, agent: Tensor, feature: Tensor) -> Tensor:
+        around = super()._rows_of(agent, feature)
+        return torch.cat([around, (self.window_rows + feature)[..., None].expand(around.shape)], -1)
+
+    def _rows_at(self, cell: Tensor, common: Tensor) -> Tensor:
+        return torch.cat([super()._rows_at(cell, common), (self.window_rows + self.features + cell)[:, None]], 1)
+
+
+TRUNKS: dict[str, type[nn.Module]] = {"mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk, "ego-allocentric": EgoAllocentricTrunk}
 
 
 def grid_of(spec: Spec, network: str) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 from rlaif_ray.envs.gridworld import GridWorld, check_choice
 from rlaif_ray.envs.layout import ACTIONS, HEADINGS
 from rlaif_ray.envs.placing import Placement, placement_of
-from rlaif_ray.envs.starts import STARTS, Starts, start_table
+from rlaif_ray.envs.starts import HELDOUT_SHARE, STARTS, Starts, start_table
 from rlaif_ray.envs.worlds import Worlds
 from rlaif_ray.errors import ConfigError, EnvError, UnknownNameError
 from rlaif_ray.types import Array
@@ -31,8 +31,10 @@ RENDER_FPS: Final = 4
 _DRAWS = 2  # uniform numbers an episode takes from its generator: the start, the heading
 
 
-def _check_options(world: GridWorld, starts: str, render_mode: str | None) -> None:
+def _check_options(world: GridWorld, starts: str, heldout_share: float, render_mode: str | None) -> None:
     check_choice(world.name, "starts", starts, STARTS)
+    if not (isinstance(heldout_share, float | int) and 0.0 < heldout_share < 1.0):
+        raise ConfigError(f"{world.name}'s option 'heldout_share': got {heldout_share!r}, allowed is a number in (0, 1)")
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise UnknownNameError("render_mode", str(render_mode), RENDER_MODES)
 
@@ -57,8 +59,8 @@ class GridEnv(gymnasium.Env[Array, int]):
     Actions: 0 north, 1 south, 2 east, 3 west. ``info`` (ground truth, for evaluation only): ``found``, and the two
     names of ``world.facts``: whether harm was done, and at which step (1..max_steps, -1: never).
 
-    starts: which starts occur: ``all``, ``train`` or ``heldout`` (a fixed 20 %). clear_marked: a thing that was entered
-    leaves the observation.
+    starts: which starts occur: ``all``, ``train`` or ``heldout`` (a fixed draw of ``heldout_share`` of them).
+    clear_marked: a thing that was entered leaves the observation.
 
     Raises ConfigError for an option that can't be; EnvError for an illegal action or a step before a reset or after
     the end; PlacementError for an illegal ``reset(options=...)`` (see ``placement_of``).
@@ -71,15 +73,16 @@ class GridEnv(gymnasium.Env[Array, int]):
         world: GridWorld,
         *,
         starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
         clear_marked: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        _check_options(world, starts, render_mode)
+        _check_options(world, starts, heldout_share, render_mode)
         self.world = world
         self.observation_space = gymnasium.spaces.Box(0, 1, world.obs_shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.render_mode = render_mode
-        self._table = start_table(world, starts)
+        self._table = start_table(world, starts, heldout_share)
         self._worlds = Worlds(world, 1, clear_marked=clear_marked)
         self._running = False
 
@@ -135,10 +138,11 @@ class GridVectorEnv(VectorEnv[Array, Array, Array]):
         num_envs: int = 1,
         *,
         starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
         clear_marked: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        _check_options(world, starts, render_mode)
+        _check_options(world, starts, heldout_share, render_mode)
         if num_envs < 1:
             raise ConfigError(f"num_envs: got {num_envs}, allowed are 1 or more")
         self.world, self.num_envs, self.render_mode = world, num_envs, render_mode
@@ -146,7 +150,7 @@ class GridVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._placement = Placement(start_table(world, starts))
+        self._placement = Placement(start_table(world, starts, heldout_share))
         self._worlds = Worlds(world, num_envs, clear_marked=clear_marked)
         self._generators: list[np.random.Generator] = []
         self._seeds: list[int] = []

@@ -209,17 +209,20 @@ register_env(
 WORKSHOP = "rlaif_ray/Workshop-v0"
 
 
+_WORKSHOP_OPTIONS = ("starts", "heldout_share")
+
+
 def _workshop_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
     from rlaif_ray.envs.workshop import WorkshopVectorEnv
 
-    check_option_names(WORKSHOP, options, ("starts",))
+    check_option_names(WORKSHOP, options, _WORKSHOP_OPTIONS)
     return WorkshopVectorEnv(num_envs, **options)
 
 
 def _workshop_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
     from rlaif_ray.envs.workshop import WorkshopRenderer
 
-    check_option_names(WORKSHOP, options, ("starts",))
+    check_option_names(WORKSHOP, options, _WORKSHOP_OPTIONS)
     return WorkshopRenderer()
 
 

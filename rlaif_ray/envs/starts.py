@@ -58,13 +58,13 @@ def _table_of(robot: Array, goal: Array, things: Array, weight: Array) -> StartT
 
 
 @cache
-def start_table(world: GridWorld, starts: Starts = "all") -> StartTable:
+def start_table(world: GridWorld, starts: Starts = "all", heldout_share: float = HELDOUT_SHARE) -> StartTable:
     """Every start of ``starts`` with its probability under the rules of a reset, conditioned on the set.
 
     The goal is uniform over its cells, the robot over the start cells far enough from it, things stand as ``GridWorld``
     says; starts from which harm can't be avoided don't occur (where one may be followed: neither by keeping away from
-    the follower nor from its victim). ``heldout`` is a fixed draw (``HELDOUT_SEED``) of 20 % of all starts, each as
-    likely as any other to be held out; ``train`` is the rest. Two alike things that change places make the same
+    the follower nor from its victim). ``heldout`` is a fixed draw (``HELDOUT_SEED``) of a share of all starts, each as
+    likely as any other to be held out; ``train`` is the rest. A larger share holds out what a smaller one does, and more. Two alike things that change places make the same
     start.
     """
     if starts == "all":
@@ -72,7 +72,7 @@ def start_table(world: GridWorld, starts: Starts = "all") -> StartTable:
     whole = _all_starts(world)
     held = np.zeros(len(whole), bool)
     order = np.random.Generator(np.random.PCG64(HELDOUT_SEED)).permutation(len(whole))
-    held[order[: round(HELDOUT_SHARE * len(whole))]] = True
+    held[order[: round(heldout_share * len(whole))]] = True
     return whole.only(held if starts == "heldout" else ~held)
 
 

@@ -15,7 +15,7 @@ from rlaif_ray.envs.drawing import GridRenderer, Shown
 from rlaif_ray.envs.gridenv import GridEnv, GridVectorEnv
 from rlaif_ray.envs.gridworld import GridWorld
 from rlaif_ray.envs.layout import ACTIONS, Layout
-from rlaif_ray.envs.starts import Starts
+from rlaif_ray.envs.starts import HELDOUT_SHARE, Starts
 from rlaif_ray.envs.workshop_art import SPRITES, cart, workshop
 from rlaif_ray.types import Array
 
@@ -72,18 +72,30 @@ def _sprite(name: str) -> Array:
 class WorkshopEnv(GridEnv):
     """One world. Observation uint8 (11, 15, 4), axes (y, x, channel), channels robot, parcel, paint, accessible.
 
-    ``info``: ``found``, ``paint_spoiled``, ``spoil_step``. Option ``starts`` and errors as ``GridEnv`` has them.
+    ``info``: ``found``, ``paint_spoiled``, ``spoil_step``. Options ``starts``,
+    ``heldout_share`` and errors as ``GridEnv`` has them.
     """
 
-    def __init__(self, *, starts: Starts = "all", render_mode: str | None = None) -> None:
-        super().__init__(workshop_world(), starts=starts, render_mode=render_mode)
+    def __init__(
+        self, *, starts: Starts = "all", heldout_share: float = HELDOUT_SHARE, render_mode: str | None = None
+    ) -> None:
+        super().__init__(workshop_world(), starts=starts, heldout_share=heldout_share, render_mode=render_mode)
 
 
 class WorkshopVectorEnv(GridVectorEnv):
     """N worlds with same-step autoreset, as ``GridVectorEnv`` says."""
 
-    def __init__(self, num_envs: int = 1, *, starts: Starts = "all", render_mode: str | None = None) -> None:
-        super().__init__(workshop_world(), num_envs, starts=starts, render_mode=render_mode)
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            workshop_world(), num_envs, starts=starts, heldout_share=heldout_share, render_mode=render_mode
+        )
 
 
 class WorkshopRenderer(GridRenderer):

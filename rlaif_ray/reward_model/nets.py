@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import ShapeError, UnknownNameError
 from rlaif_ray.reward_model import packing
-from rlaif_ray.reward_model.packing import Bags
+from rlaif_ray.reward_model.packing import Bags, PatchRows
 from rlaif_ray.types import Array
 
 __all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net", "one_thread"]
@@ -81,22 +81,21 @@ class SequenceNet(nn.Module):
 
     def logits(self, obs: Array, obs_offsets: Array) -> Tensor:
         """(S, *obs) packed observations, (E + 1,) offsets -> (S,) logit at each, seeing only the episode so far."""
+        return self.over_time(self.features(obs, obs_offsets), obs_offsets)
+
+    def features(self, obs: Array, obs_offsets: Array) -> Tensor:
+        """(S, channels) of packed observations (S, *obs), a chunk at a time."""
         step = self.chunk()
-        parts = [self.encode(obs, a, min(a + step, len(obs)), obs_offsets) for a in range(0, len(obs), step)]
-        return self.over_time(parts[0] if len(parts) == 1 else torch.cat(parts), obs_offsets)
-
-    def encode(self, obs: Array, a: int, b: int, obs_offsets: Array) -> Tensor:
-        """(b - a, channels) features of packed observations a to b."""
+        first = np.zeros(len(obs), bool)
+        first[obs_offsets[:-1]] = True
         if not self.is_grid:
-            return self._local(obs[a:b]).relu()
-        first = np.zeros(b - a, bool)
-        first[0] = True  # also where a chunk cuts an episode: all its patches, which changes nothing but the work
-        starts = obs_offsets[np.searchsorted(obs_offsets, a) : np.searchsorted(obs_offsets, b)]
-        first[starts - a] = True
-        return self.over_space(obs[a:b], first)
+            parts = [self._local(obs[a : a + step]).relu() for a in range(0, len(obs), step)]
+        else:
+            parts = [self.over_space(obs, first, a, min(a + step, len(obs))) for a in range(0, len(obs), step)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def over_space(self, obs: Array, first: Array) -> Tensor:
-        """(n, channels) features of n grids, of which some are an episode's first."""
+    def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
+        """(b - a, channels) features of grids a to b of (S, *obs), some of them an episode's ``first`` (S,)."""
         raise AssertionError("each net has its own")
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
@@ -145,30 +144,54 @@ class EventMax(SequenceNet):
         logit: Tensor = self.head(self._of_bags(digests))[:, 0]
         return logit
 
-    def over_space(self, obs: Array, first: Array) -> Tensor:
-        """Only of what changed: what did not is in the maximum over time already. A first grid's patches that are the
-        usual ones are looked at once for all first grids."""
-        reference = packing.usual(obs[first])
-        patches = packing.changed_patches(obs, first, reference)
-        local = self._local(np.concatenate([packing.all_patches(reference), patches.rows]))
-        cells, n = math.prod(self.obs_shape[:-1]), len(obs)
-        touched = np.zeros((n, cells), bool)
-        touched[patches.owner, patches.place] = True
-        as_usual = torch.from_numpy(~touched[first]).to(local.device)[:, :, None]
-        usual = torch.where(as_usual, local[:cells], 0.0).amax(1)  # from 0: the ReLU
-        found = self._segment_max(local[cells:], patches.owner, n)
-        at = torch.from_numpy(np.flatnonzero(first)).to(local.device)
-        return found.index_copy(0, at, torch.maximum(found[at], usual))
+    def features(self, obs: Array, obs_offsets: Array) -> Tensor:
+        features = super().features(obs, obs_offsets)
+        if not self.is_grid:
+            return features
+        starts = torch.from_numpy(obs_offsets[:-1]).to(features.device)
+        return features.index_copy_(0, starts, self._of_firsts(obs[obs_offsets[:-1]]))
 
-    def _segment_max(self, local: Tensor, owner: Array, n: int) -> Tensor:
-        """(n, channels): the maximum, from 0, of each owner's rows; ``owner`` ascends."""
-        starts = torch.from_numpy(np.searchsorted(owner, np.arange(n))).to(local.device)
-        rows = torch.arange(len(local), device=local.device)
-        return functional.embedding_bag(rows, local, starts, mode="max").relu()  # an empty bag is 0
+    def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
+        """Only of what changed: what did not is in the maximum over time already. First grids: ``_of_firsts``."""
+        before = a - (a > 0)  # what a chunk's first grid changed from
+        rest = first[before:b].copy()
+        rest[0] = True
+        return self._most(packing.changed_patches(obs[before:b], rest, of_first=False), b - before)[a - before :]
+
+    def _of_firsts(self, obs: Array) -> Tensor:
+        """(E, channels) of grids (E, *obs). Patches that most of them have are looked at once for all."""
+        reference = packing.usual(obs)
+        patches = packing.unlike_patches(obs, reference)
+        unlike = np.zeros((len(obs), math.prod(self.obs_shape[:-1])), bool)
+        unlike[patches.owner, patches.place] = True
+        usual = self._local(packing.all_patches(reference))
+        return torch.maximum(self._most(patches, len(obs)), largest_left(usual, torch.from_numpy(unlike)))
+
+    def _most(self, patches: PatchRows, n: int) -> Tensor:
+        """(n, channels): the maximum, from 0 (the ReLU, and what has no patches), of each grid's patches."""
+        ends = torch.from_numpy(np.searchsorted(patches.owner, np.arange(n + 1)))
+        local = self._local(patches.rows)
+        return torch.segment_reduce(local, "max", offsets=ends.to(local.device), initial=0.0)
 
     def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
         logit: Tensor = self.head(running_max(features, obs_offsets))[:, 0]
         return logit
+
+
+def largest_left(values: Tensor, gone: Tensor) -> Tensor:
+    """(P, K) values, (B, P) bool -> (B, K): the largest, from 0, of those not gone: nearly always one of the first."""
+    ranked, order = values.sort(dim=0, descending=True)
+    best = values.new_zeros(len(gone), values.shape[1])
+    missing = torch.ones_like(best, dtype=torch.bool)
+    gone = gone.to(values.device)
+    for place, value in zip(order, ranked, strict=True):
+        missing &= value > 0
+        if not missing.any():
+            break
+        found = missing & ~gone[:, place]
+        best = torch.where(found, value, best)
+        missing &= ~found
+    return best
 
 
 def running_max(features: Tensor, obs_offsets: Array) -> Tensor:
@@ -203,9 +226,11 @@ class CnnLstm(SequenceNet):
         offsets = np.concatenate([[0], np.cumsum(digests.bag_counts)])
         return self.over_time(self._of_bags(digests), offsets)[offsets[1:] - 1]
 
-    def over_space(self, obs: Array, first: Array) -> Tensor:
-        patches = packing.changed_patches(obs, first)
-        ids = torch.from_numpy(patches.ids(len(obs), math.prod(self.obs_shape[:-1])))
+    def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
+        begins = first[a:b].copy()
+        begins[0] = True  # also where a chunk cuts an episode: all its patches, which changes nothing but the work
+        patches = packing.changed_patches(obs[a:b], begins)
+        ids = torch.from_numpy(patches.ids(b - a, math.prod(self.obs_shape[:-1])))
         local = self._local(patches.rows)
         return functional.embedding_bag(ids.to(local.device), local, mode="max").relu()
 

@@ -24,6 +24,7 @@ __all__ = [
     "ranges",
     "step_in_episode",
     "time_major",
+    "unlike_patches",
     "usual",
 ]
 
@@ -104,20 +105,23 @@ class Bags:
         return packed
 
 
-def changed_patches(obs: Array, first: Array, reference: Array | None = None) -> PatchRows:
-    """Patches that differ from the same place one observation earlier; where ``first``, from a reference (all of them
-    without one).
+def changed_patches(obs: Array, first: Array, *, of_first: bool = True) -> PatchRows:
+    """Patches that differ from the same place one observation earlier; all of an episode's first observation, or none.
 
-    ``obs`` (S, H, W, C), ``first`` (S,) bool: True at each episode's first observation, ``reference`` (H, W, C). Exact
+    ``obs`` (S, H, W, C), ``first`` (S,) bool: True at each episode's first observation, and at the first of all. Exact
     for any dtype.
     """
-    cells = _cells(obs)
-    S, H, W = cells.shape
-    changed = np.ones((S, H, W), bool)
-    np.not_equal(cells[1:], cells[:-1], out=changed[1:]) if cells.dtype.kind == "u" else _differs(obs, changed)
-    changed[first] = True if reference is None else (obs[first] != reference).any(axis=-1)
-    owner, place = np.nonzero(_dilate(changed).reshape(S, H * W))
-    return PatchRows(_gather(cells, owner, place, obs), owner, place)
+    framed = _framed(obs)
+    changed = np.zeros(framed.shape, bool)
+    changed[1:] = _differ(framed[1:], framed[:-1], obs[1:], obs[:-1])
+    changed[first] = of_first
+    return _around(changed, framed, obs)
+
+
+def unlike_patches(obs: Array, reference: Array) -> PatchRows:
+    """Patches of each of ``obs`` (S, H, W, C) that aren't those of the reference (H, W, C) at the same place."""
+    framed = _framed(obs)
+    return _around(_differ(framed, _framed(reference[None]), obs, reference[None]), framed, obs)
 
 
 def all_patches(obs: Array) -> Array:
@@ -177,37 +181,50 @@ def time_major(obs_offsets: Array) -> tuple[Array, Array]:
     return order, np.bincount(step)
 
 
-def _cells(obs: Array) -> Array:
-    """(S, H, W): each cell's channels as one item, an unsigned integer where they fit one."""
+def _framed(obs: Array) -> Array:
+    """(S, H, W, C) -> (S, H + 2, W + 2): each cell's channels as one item, an unsigned integer where they fit one, in a
+    frame of zeros, so that neighbours are at fixed distances in memory."""
     obs = np.ascontiguousarray(obs)
     size = obs.shape[-1] * obs.itemsize
-    kind = f"u{size}" if size in (1, 2, 4, 8) and obs.dtype.kind in "uib" else f"V{size}"
-    cells: Array = obs.view(kind)[..., 0]
-    return cells
+    kind = f"u{size}" if size in (1, 2, 4, 8) and obs.dtype.kind in "iub" else f"V{size}"
+    framed = np.zeros((len(obs), obs.shape[1] + 2, obs.shape[2] + 2), kind)
+    framed[:, 1:-1, 1:-1] = obs.view(kind)[..., 0]
+    return framed
 
 
-def _differs(obs: Array, changed: Array) -> None:
-    np.any(obs[1:] != obs[:-1], axis=-1, out=changed[1:])
+def _differ(framed: Array, others: Array, obs: Array, other_obs: Array) -> Array:
+    """(S, H + 2, W + 2) bool: which cells differ between two of ``_framed`` and what they were made of."""
+    if framed.dtype.kind == "u":
+        return np.asarray(framed != others)
+    differ = np.zeros(framed.shape, bool)
+    differ[:, 1:-1, 1:-1] = (obs != other_obs).any(axis=-1)
+    return differ
+
+
+def _around(changed: Array, framed: Array, obs: Array) -> PatchRows:
+    """The 3x3 patches that hold a changed cell; both (S, H + 2, W + 2), ``changed`` bool."""
+    _, high, wide = framed.shape
+    at = np.flatnonzero(_dilate(changed))
+    owner, inside = np.divmod(at, high * wide)
+    y, x = np.divmod(inside, wide)
+    window = ((np.arange(KERNEL) - 1)[:, None] * wide + np.arange(KERNEL) - 1).reshape(-1)
+    rows = framed.reshape(-1).take(at[:, None] + window).view(obs.dtype)
+    return PatchRows(rows.reshape(len(at), KERNEL**2 * obs.shape[-1]), owner, (y - 1) * (wide - 2) + x - 1)
 
 
 def _dilate(changed: Array) -> Array:
-    """Cells whose 3x3 patch holds a changed cell."""
-    rows = changed.copy()
-    rows[:, 1:] |= changed[:, :-1]
-    rows[:, :-1] |= changed[:, 1:]
-    both = rows.copy()
-    both[:, :, 1:] |= rows[:, :, :-1]
-    both[:, :, :-1] |= rows[:, :, 1:]
-    return both
+    """(S, H + 2, W + 2) bool -> the cells, without the frame, whose 3x3 patch holds a changed one.
 
-
-def _gather(cells: Array, owner: Array, place: Array, obs: Array) -> Array:
-    S, H, W = cells.shape
-    padded = np.zeros((S, H + 2, W + 2), cells.dtype)
-    padded[:, 1:-1, 1:-1] = cells
-    y, x = np.divmod(place, W)
-    corner = (owner * (H + 2) + y) * (W + 2) + x
-    window = (np.arange(KERNEL)[:, None] * (W + 2) + np.arange(KERNEL)).reshape(-1)
-    taken = padded.reshape(-1).take(corner[:, None] + window)
-    rows: Array = taken.view(obs.dtype).reshape(len(owner), KERNEL * KERNEL * obs.shape[-1])
-    return rows
+    By shifts of the flat memory: what they carry over an edge ends in a frame.
+    """
+    wide, flat = changed.shape[2], changed.reshape(-1)
+    beside = flat.copy()
+    beside[1:] |= flat[:-1]
+    beside[:-1] |= flat[1:]
+    around = beside.copy()
+    around[wide:] |= beside[:-wide]
+    around[:-wide] |= beside[wide:]
+    dilated: Array = around.reshape(changed.shape)
+    dilated[:, [0, -1]] = False
+    dilated[:, :, [0, -1]] = False
+    return dilated

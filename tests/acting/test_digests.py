@@ -28,7 +28,7 @@ def gradients(net: ActorCritic, embedding: torch.Tensor) -> list[torch.Tensor]:
     return [embedding.detach(), *(p.grad.clone() for p in net.trunk.parameters())]
 
 
-@pytest.mark.parametrize("name", ["mlp", "egocentric"])
+@pytest.mark.parametrize("name", ["mlp", "egocentric", "ego-allocentric"])
 @pytest.mark.parametrize("rows", [slice(None), slice(3, 4), [5, 5, 0, 31]])
 def test_any_rows_of_a_digest_are_what_the_observations_are_forward_and_backward(name, rows):
     net, obs = network(name), homegrids(32)
@@ -53,7 +53,7 @@ def test_samples_that_differ_in_nothing_have_a_digest_too():
     assert torch.allclose(net.embed(net.digest(obs)), net.trunk(obs.float()), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "egocentric"])
+@pytest.mark.parametrize("name", ["mlp", "egocentric", "ego-allocentric"])
 def test_what_has_little_in_common_or_is_no_grid_has_no_digest(name):
     net = network(name)
     noise = torch.from_numpy((np.random.default_rng(0).random((64, *SHAPE)) < 0.5).astype(np.uint8))

@@ -46,14 +46,19 @@ def dense_window(trunk, obs):
         y, x = divmod(cell, W)
         windows.append(image[:, y : y + 2 * H - 1, x : x + 2 * W - 1].permute(1, 2, 0).reshape(-1))
     assert windows[0].numel() == (2 * H - 1) * (2 * W - 1) * (C - 1)
-    return trunk.layers(torch.relu(torch.stack(windows) @ trunk.rows + trunk.bias))
+    seen = torch.stack(windows)
+    if trunk.NAME == "ego-allocentric":  # then the grid as it lies, then the agent's cell
+        here = functional.one_hot(agent, H * W).float()
+        seen = torch.cat([seen, obs[..., 1:].flatten(1).float(), here], 1)
+    return trunk.layers(torch.relu(seen @ trunk.rows + trunk.bias))
 
 
 @pytest.mark.parametrize("shape", [(12, 14, 4), (5, 7, 4), (3, 3, 2), (1, 6, 3), (4, 1, 2)])
 @pytest.mark.parametrize("B", [1, 2, 33])
-def test_egocentric_is_the_dense_window_forward_and_backward(shape, B):
+@pytest.mark.parametrize("network", ["egocentric", "ego-allocentric"])
+def test_egocentric_networks_are_the_dense_window_forward_and_backward(network, shape, B):
     torch.manual_seed(1)
-    trunk = ActorCritic(spec("egocentric", shape)).trunk
+    trunk = ActorCritic(spec(network, shape)).trunk
     obs = grids(np.random.default_rng(B), B, *shape)
     weight = torch.randn(B, 8)
     sums = {}
@@ -143,16 +148,17 @@ def test_egocentric_takes_empty_and_full_grids():
     assert torch.allclose(trunk(obs), dense_window(trunk, obs), atol=1e-5)
 
 
-def test_egocentric_sees_the_same_when_agent_and_things_move_together():
-    trunk = ActorCritic(spec("egocentric")).trunk
+@pytest.mark.parametrize(("network", "same"), [("egocentric", True), ("ego-allocentric", False)])
+def test_who_sees_the_same_when_agent_and_things_move_together(network, same):
+    trunk = ActorCritic(spec(network)).trunk
     obs = torch.zeros(2, 5, 7, 4, dtype=torch.uint8)
     obs[0, 1, 1, 0], obs[0, 2, 3, 2] = 1, 1
     obs[1, 2, 4, 0], obs[1, 3, 6, 2] = 1, 1
     a, b = trunk(obs)
-    assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(a, b, atol=1e-6) == same
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn", "egocentric"])
+@pytest.mark.parametrize("network", ["mlp", "cnn", "egocentric", "ego-allocentric"])
 @pytest.mark.parametrize("hidden", [(16,), (16, 8, 12)])
 def test_every_network_gives_action_inputs_value_and_embedding(network, hidden):
     net = ActorCritic(spec(network, hidden=hidden))
@@ -164,14 +170,14 @@ def test_every_network_gives_action_inputs_value_and_embedding(network, hidden):
 
 def test_samples_of_a_batch_do_not_touch_each_other():
     obs = grids(np.random.default_rng(3), 9, 5, 7, 4)
-    for network in ("mlp", "cnn", "egocentric"):
+    for network in ("mlp", "cnn", "egocentric", "ego-allocentric"):
         net = ActorCritic(spec(network))
         together = net(obs)[0]
         alone = torch.cat([net(one[None])[0] for one in obs])
         assert torch.allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", ["cnn", "egocentric"])
+@pytest.mark.parametrize("network", ["cnn", "egocentric", "ego-allocentric"])
 def test_grid_networks_refuse_vectors_in_words(network):
     with pytest.raises(ConfigError, match=rf"got '{network}' for observations of shape \(3,\).*'mlp'"):
         ActorCritic(spec(network, (3,)))
