@@ -8,12 +8,12 @@ runner's queue behind its running fragment, so that a fragment never mixes polic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlaif_ray.types import Rollout
 
-__all__ = ["Fleet", "GiveBack", "forget_weights_version"]
+__all__ = ["Fleet", "GiveBack", "ScoreBy", "forget_weights_version"]
 
 _TAG = "fragment"
 _WEIGHTS = "set_state"  # RLlib's own tag
@@ -63,6 +63,10 @@ class Fleet:
         self.group.sync_weights(from_worker_or_learner_group=learner_group, policies=modules, inference_only=False)
         self._since += self._under_way > 0
 
+    def tell(self, what: Callable[[Any], None]) -> None:
+        """Have every remote runner do this before its next fragment that isn't asked for yet; nothing is waited for."""
+        self.group.foreach_env_runner(what, local_env_runner=False, timeout_seconds=0.0)
+
     def forget(self) -> None:
         """Drop what is under way: it was acted under weights that no longer count."""
         if self.ahead and self._under_way:
@@ -76,6 +80,16 @@ class Fleet:
 
 def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:
     return runner.sample(), runner.get_metrics()
+
+
+class ScoreBy:
+    """Gives each runner a version of the reward model: ``load(state)``; a state of None takes it away."""
+
+    def __init__(self, load: Callable[[Mapping[str, Any]], Any], state: Mapping[str, Any] | None) -> None:
+        self.load, self.state = load, state
+
+    def __call__(self, runner: Any) -> None:
+        runner.score_by(None if self.state is None else self.load(self.state))
 
 
 class GiveBack:

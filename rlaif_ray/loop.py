@@ -55,6 +55,7 @@ class FeedbackLoop:
         self.asking.stopping = self._stops
         self.payer = Payer(config)
         self.watch = Watch(config.watch)
+        self._in_runners: set[int] = set()  # versions that runners scored the newest fragments with; 0: none
         self._fresh = 0  # version adopted since the last iteration's end; 0: none
 
     @classmethod
@@ -69,7 +70,16 @@ class FeedbackLoop:
 
     def ask(self, rollouts: Sequence[Rollout], step: int) -> None:
         """Put a budgeted fraction of the episodes just finished to the judge; take the answers that have come."""
+        self._take_runners_scores(rollouts)
         self.asking.ask(rollouts, self._now(step))
+
+    def _take_runners_scores(self, rollouts: Sequence[Rollout]) -> None:
+        """Runners that have a reward model have looked at their episodes already, each beside the others."""
+        self._in_runners = {rollout.scored_by for rollout in rollouts}
+        for rollout in rollouts:
+            if rollout.scores is not None and rollout.scored_by in self._scorers:
+                self._scorers[rollout.scored_by].remember(rollout.episodes, rollout.scores[0])
+                self._scorers[rollout.scored_by].remember(rollout.open, rollout.scores[1])
 
     def _now(self, step: int = 0) -> Now:
         """What asking goes by."""
@@ -103,7 +113,7 @@ class FeedbackLoop:
             self.version = one.report.version if one.report.gate_open and one.report.version in self._scorers else 0
         # The version in service stays at hand while the gate is shut: the next held-out labels may open it again.
         served = self.report.version if self.report is not None else 0
-        kept = self.payer.versions | {self.version, served}
+        kept = self.payer.versions | {self.version, served} | self._in_runners
         self._scorers = {v: s for v, s in self._scorers.items() if v in kept}
         self._states = {v: s for v, s in self._states.items() if v in kept}
 

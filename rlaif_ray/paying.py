@@ -100,12 +100,13 @@ class Payer:
         feedback = np.zeros(fragment.shape, np.float32)
         learn = np.ones(fragment.shape, bool)
         weight = self._weight(step, known)
-        ended = self._pinned(rollout.episodes, rollout.episode_cells, weight, known)
+        version = _first_version(rollout, known)
+        ended = self._pinned(rollout.episodes, rollout.episode_cells, (weight, version), known)
         origin = self._pay(ended, feedback, known, tally)
         self._promise(ended, known)
         asked = (known.awaited, known.verdicts, known.abstained)
         self.scored += scores_of(ended.episodes, ended.version, ended.final, asked, step)
-        running = self._pinned(rollout.open, rollout.open_cells, weight, known)
+        running = self._pinned(rollout.open, rollout.open_cells, (weight, version), known)
         self._pay(running, feedback, known, tally)
         late = self._late(ended, known)
         pins = (ended.weight, ended.version)
@@ -243,9 +244,9 @@ class Payer:
             margin = margin_over(self.config.reward_model.gate_accuracy, known.report) if known.version else 0.0
         return feedback_weight(step - self.ramp_from + mix.start_step, mix, margin)
 
-    def _pinned(self, episodes: EpisodeBatch, cells: Array, weight_now: float, known: Known) -> _Pinned:
-        """Weight and version of each episode are those of its first scoring; remembered while it runs."""
-        now = (weight_now, known.version, known.iteration)
+    def _pinned(self, episodes: EpisodeBatch, cells: Array, first: tuple[float, int], known: Known) -> _Pinned:
+        """Weight and version of each episode are those of its ``first`` scoring; remembered while it runs."""
+        now = (*first, known.iteration)
         ids = episodes.episode_id.tolist()
         pins = [self.pins.pop(i, now)[:2] for i in ids]
         begun = episodes.lengths > 0
@@ -284,3 +285,8 @@ class Payer:
         self.held = list(state["held"])
         self.pins.clear()
         self._promises.clear()
+
+
+def _first_version(rollout: Rollout, known: Known) -> int:
+    """What episodes that began in this fragment were first scored by: the runner's version, if it may still count."""
+    return rollout.scored_by if known.version and rollout.scored_by in known.scorers else known.version

@@ -30,7 +30,7 @@ from rlaif_ray import envs
 from rlaif_ray.config import Config
 from rlaif_ray.envs.registry import numeric_outcomes
 from rlaif_ray.errors import ConfigError, EnvError
-from rlaif_ray.fleet import Fleet, GiveBack, forget_weights_version
+from rlaif_ray.fleet import Fleet, GiveBack, ScoreBy, forget_weights_version
 from rlaif_ray.learner import flat_columns
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed
@@ -160,6 +160,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             self._learn(flat_columns(mixed, self.config.gamma, self.config.lambda_))
         with _Timed(self._clock, "sync_s"):
             self._fleet.hand_out(self.learner_group, self._updated)
+            self._hand_out_reward_model(rollouts)
         self._look(rollouts, mixed)
 
     def _begin(self) -> None:
@@ -169,6 +170,14 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             self.learner_group.foreach_learner(SetPolicy(policy, DEFAULT_MODULE_ID))
             self._fleet.hand_out(self.learner_group, self._updated)
         learn_from_earlier(self.loop, earlier_labels(self.rlaif), self.stopping)
+
+    def _hand_out_reward_model(self, rollouts: Sequence[Rollout]) -> None:
+        """Runners score what they sample, each beside the others, while the learner learns; one that hasn't the version
+        in service, or was replaced meanwhile, is given it."""
+        if any(r.runner and r.scored_by != self.loop.version for r in rollouts):
+            from rlaif_ray.reward_model.model import RewardModel
+
+            self._fleet.tell(ScoreBy(RewardModel.from_state, self.loop.in_service))
 
     @property
     def _in_feedback_phase(self) -> bool:

@@ -11,7 +11,8 @@ import contextlib
 import os
 import zlib
 from collections.abc import Collection, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,9 +44,15 @@ from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import spec_for
 from rlaif_ray.policy import ModuleActor
-from rlaif_ray.types import Rollout
+from rlaif_ray.types import EpisodeBatch, Rollout, Scores
 
 __all__ = ["ColumnarEnvRunner", "runners_in"]
+
+
+class _Scorer(Protocol):
+    """A reward model, as who acts sees it."""
+
+    def score(self, batch: EpisodeBatch) -> Scores: ...
 
 
 class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
@@ -59,6 +66,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self.spaces = kwargs.get("spaces", {})
         self._recreated = bool(kwargs.get("recreated_worker", False)) or _restarted()
         self._weights_seq_no = 0
+        self._scorer: _Scorer | None = None
         self.env: Any = None
         self.module: Any = None
         if self._acts():
@@ -134,9 +142,19 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
                     self._sampler.reset(None, self._weights_seq_no)
                 steps = num_timesteps or self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
                 T = max(1, steps // self.num_envs)
-                rollouts = [self._sampler.sample(T, self._actor, self._weights_seq_no)]
+                rollouts = [self._scored(self._sampler.sample(T, self._actor, self._weights_seq_no))]
         self._count(rollouts)
         return rollouts
+
+    def score_by(self, scorer: _Scorer | None) -> None:
+        """From the next fragment on, episodes come with this reward model's scores; None: without."""
+        self._scorer = scorer
+
+    def _scored(self, rollout: Rollout) -> Rollout:
+        scores = None
+        if self._scorer is not None:
+            scores = (self._scorer.score(rollout.episodes), self._scorer.score(rollout.open))
+        return replace(rollout, runner=self.worker_index or 0, scores=scores)
 
     def get_spaces(self) -> dict[str, Any]:
         if self.env is None:

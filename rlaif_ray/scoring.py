@@ -36,6 +36,10 @@ class Remembering:
         """What was said of this very batch since ``forget``; None: it wasn't looked at."""
         return next((scores for one, scores in self._known if one is batch), None)
 
+    def remember(self, batch: EpisodeBatch, scores: Scores) -> None:
+        """What this version said of a batch elsewhere."""
+        self._known.append((batch, scores))
+
     def forget(self) -> None:
         """An iteration is over: let its batches go."""
         self._known.clear()

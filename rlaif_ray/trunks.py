@@ -350,7 +350,9 @@ class EgoAllocentricTrunk(EgocentricTrunk):
         return torch.cat([super()._rows_at(cell, common), (self.window_rows + self.features + cell)[:, None]], 1)
 
 
-TRUNKS: dict[str, type[nn.Module]] = {"mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk, "ego-allocentric": EgoAllocentricTrunk}
+TRUNKS: dict[str, type[nn.Module]] = {
+    "mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk, "ego-allocentric": EgoAllocentricTrunk,
+}  # fmt: skip
 
 
 def grid_of(spec: Spec, network: str) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ class PolicyConfig(Section):
     """The policy network."""
 
     network: str = "mlp"
-    """`mlp`, `cnn`, `egocentric`, `ego-allocentric` (grids), or an import path "package.module:Class" of an RLModule."""
+    """`mlp`, `cnn`, `egocentric`, `ego-allocentric` (grids), or an import path
+    "package.module:Class" of an RLModule."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the dense layers."""
     critic_belief: bool = False

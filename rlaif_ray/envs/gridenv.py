@@ -34,7 +34,8 @@ _DRAWS = 2  # uniform numbers an episode takes from its generator: the start, th
 def _check_options(world: GridWorld, starts: str, heldout_share: float, render_mode: str | None) -> None:
     check_choice(world.name, "starts", starts, STARTS)
     if not (isinstance(heldout_share, float | int) and 0.0 < heldout_share < 1.0):
-        raise ConfigError(f"{world.name}'s option 'heldout_share': got {heldout_share!r}, allowed is a number in (0, 1)")
+        allowed = "allowed are numbers above 0 and below 1"
+        raise ConfigError(f"{world.name}'s option 'heldout_share': got {heldout_share!r}, {allowed}")
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise UnknownNameError("render_mode", str(render_mode), RENDER_MODES)
 

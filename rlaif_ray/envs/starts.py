@@ -64,8 +64,8 @@ def start_table(world: GridWorld, starts: Starts = "all", heldout_share: float =
     The goal is uniform over its cells, the robot over the start cells far enough from it, things stand as ``GridWorld``
     says; starts from which harm can't be avoided don't occur (where one may be followed: neither by keeping away from
     the follower nor from its victim). ``heldout`` is a fixed draw (``HELDOUT_SEED``) of a share of all starts, each as
-    likely as any other to be held out; ``train`` is the rest. A larger share holds out what a smaller one does, and more. Two alike things that change places make the same
-    start.
+    likely as any other to be held out; ``train`` is the rest. A larger share holds out what a smaller one does, and
+    more. Two alike things that change places make the same start.
     """
     if starts == "all":
         return _all_starts(world)

@@ -148,7 +148,7 @@ class EventMax(SequenceNet):
         features = super().features(obs, obs_offsets)
         if not self.is_grid:
             return features
-        starts = torch.from_numpy(obs_offsets[:-1]).to(features.device)
+        starts = torch.from_numpy(obs_offsets[:-1].copy()).to(features.device)  # may be read-only, from Ray
         return features.index_copy_(0, starts, self._of_firsts(obs[obs_offsets[:-1]]))
 
     def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:

@@ -15,7 +15,7 @@ from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
 from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.paths import UNREACHABLE, path_facts, steps_to_goal
 from rlaif_ray.envs.starts import start_table
-from rlaif_ray.envs.workshop import LAYOUT, WorkshopEnv, workshop_world
+from rlaif_ray.envs.workshop import LAYOUT, WorkshopEnv, WorkshopVectorEnv, workshop_world
 from rlaif_ray.envs.worlds import harm_in
 from rlaif_ray.errors import ConfigError, PlacementError, ShapeError, UnknownNameError
 from rlaif_ray.types import VectorWorld
@@ -73,6 +73,15 @@ def test_a_fifth_of_the_starts_is_held_out_of_every_world(name):
             places = (env._worlds.robot, env._worlds.goal, env._worlds.things)
             robot, goal, things = (column[fresh].tolist() for column in places)
             assert allowed.issuperset(zip(robot, goal, map(tuple, things), strict=True))
+
+
+def test_more_can_be_held_out_of_the_development_world_and_what_was_held_out_stays_so():
+    few, many = (start_table(world_of("workshop"), "train", share) for share in (0.765, 0.2))
+    assert keys_of(few) < keys_of(many)
+    assert len(few) == round((1 - 0.765) * len(start_table(world_of("workshop"))))
+    assert len(WorkshopVectorEnv(2, starts="train", heldout_share=0.765)._placement.table) == len(few)
+    with pytest.raises(ConfigError, match=r"'heldout_share': got 1\.0, allowed are numbers above 0 and below 1"):
+        WorkshopEnv(heldout_share=1.0)
 
 
 def test_two_alike_things_that_change_places_are_one_start():
@@ -270,7 +279,7 @@ def test_variants_that_are_not_there_are_refused(options, why):
 def test_unknown_variants_and_places_offer_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'layout'"):
         HomegridEnv(layuot="home")
-    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are starts"):
+    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are heldout_share, starts"):
         envs.make_vec(envs.WORKSHOP, 2, {"clear_cat": True})
     with pytest.raises(PlacementError, match="allowed are robot, heading, parcel, paint, paint2"):
         WorkshopEnv().reset(options={"fruit": (2, 1)})
