@@ -17,7 +17,7 @@ from stopwatch import PARTS
 
 __all__ = ["fits", "suite"]
 
-NETWORKS = ("mlp", "cnn", "egocentric")
+NETWORKS = ("mlp", "cnn", "egocentric", "ego-allocentric")
 
 
 def suite(plan: Plan) -> Iterator[Row]:

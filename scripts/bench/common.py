@@ -44,6 +44,13 @@ class Centred(nn.Module):
         return padded[torch.arange(len(obs))[:, None, None], y[:, :, None], x[:, None, :]].flatten(1)
 
 
+class CentredAndAsItLies(Centred):
+    """What ``ego-allocentric`` sees: the window, and the grid with the agent in it."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return torch.cat([super().forward(obs), obs.flatten(1)], 1)
+
+
 class Heads(nn.Module):
     """A trunk with actor and critic."""
 
@@ -60,6 +67,9 @@ def plain_network(name: str) -> nn.Sequential:
     """(B, 12, 14, 4) float -> (B, 256): the trunk of ``policy.network`` as anybody would write it."""
     if name == "egocentric":
         return nn.Sequential(Centred(), nn.Linear(23 * 27 * 3, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
+    if name == "ego-allocentric":
+        seen = CentredAndAsItLies()
+        return nn.Sequential(seen, nn.Linear(23 * 27 * 3 + 672, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
     if name == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(672, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
     return nn.Sequential(

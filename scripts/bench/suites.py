@@ -85,7 +85,7 @@ def published(plan: Plan) -> Iterator[Row]:
     ours = {"kind": "ours", "threads": 1, "runners": 1, "every": 1} | AHEAD
     contestants = {
         "ours, mlp": ours | {"network": "mlp"},
-        "ours, egocentric (the preset's)": ours | {"network": "egocentric"},
+        "ours, ego-allocentric (the preset's)": ours | {"network": "ego-allocentric"},
         "SB3, published settings": {"kind": "sb3-published", "threads": CORES, "every": 4},
     }
     for found in duel(contestants, plan, part="published", rounds=plan.times(12), warm_up=2):
@@ -117,7 +117,7 @@ def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
     return int(known[0]["questions"])
 
 
-PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "network": "egocentric", "threads": 1, "runners": 1}
+PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "network": "ego-allocentric", "threads": 1, "runners": 1}
 
 
 def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
@@ -180,7 +180,7 @@ def gpu(plan: Plan) -> Iterator[Row]:
         yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
         return
     ours = {"kind": "ours"}
-    networks = ("mlp", "cnn", "egocentric")
+    networks = ("mlp", "cnn", "egocentric", "ego-allocentric")
     contestants = {
         f"{network}, {device}": ours | {"network": network, "resources": {"device": device}}
         for network in networks for device in ("cpu", "cuda")

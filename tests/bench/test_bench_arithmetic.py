@@ -110,7 +110,7 @@ def test_the_plain_networks_operations_are_those_of_its_layers():
     assert flops.operations("cnn", ours=False) == 2 * (2 * (6_336 * 256 + 256 * 261 + convolutions) + behind)
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn", "egocentric"])
+@pytest.mark.parametrize("network", ["mlp", "cnn", "egocentric", "ego-allocentric"])
 def test_our_trunks_do_fewer_operations(network):
     ours, plain = flops.operations(network, ours=True), flops.operations(network, ours=False)
     assert 6 * 256 * 256 < ours < plain  # the second layer at least, forwards and backwards

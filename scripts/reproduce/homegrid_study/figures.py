@@ -20,7 +20,7 @@ __all__ = ["FIGURES", "write_figures"]
 
 GRID = 120
 # Arms whose reward model's curve is shown: those that differ in labels and nets.
-CURVES = ("online", "online_structured", "labels_100", "labels_250", "labels_1000", "cnn_lstm_egocentric")
+CURVES = ("online", "online_structured", "labels_100", "labels_250", "labels_1000", "cnn_lstm")
 
 
 def cost_quality(results: Results) -> str | None:
