@@ -1,4 +1,5 @@
-"""The whole chain in small, with real processes: killed half-way, gone on with, measured, reported, marked as smoke."""
+"""The whole chain in small, with real processes: killed half-way, gone on with side by side, where one is killed again;
+measured, reported, marked as smoke."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from homegrid_study import rewards
 from homegrid_study.arms import Layout, steps_of
@@ -41,6 +43,24 @@ def begin_and_kill(folder: Path, arm: str, sign: Path) -> int:
     return process.wait()
 
 
+def go_on_and_kill(folder: Path, arms: list[str], begun: Path, sign: Path) -> str:
+    """Two at a time; the process of the run that began with the file ``begun`` is killed with SIGKILL as soon as
+    ``sign`` is there. What the shard has said, which ends well."""
+    words = ["run", "--smoke", "--folder", str(folder), "--jobs", "2", "--arm", *arms]
+    with subprocess.Popen([COMMAND, *words], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + WAIT_S
+        while not sign.exists():
+            assert process.poll() is None, "the shard ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        mine = [one for one in psutil.Process(process.pid).children() if str(begun) in one.cmdline()]
+        assert len(mine) == 1
+        mine[0].kill()
+        said, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, said
+    return said
+
+
 def result(folder: Path, key: str) -> dict[str, object]:
     read: dict[str, object] = json.loads((folder / "results" / f"{key}.json").read_text())
     return read
@@ -54,14 +74,21 @@ def test_the_whole_chain_in_small_survives_a_kill_and_never_enters_the_study(tmp
     assert begin_and_kill(tmp_path, "task", run / "config.yaml") == -signal.SIGKILL
     assert not (tmp_path / "results" / "task" / "task-s0.json").exists()
 
-    done = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "published/published_1-s0")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 finished, 0 failed, 0 left" in done.stdout
+    begun = tmp_path / "runs" / "direct" / "direct-s0.yaml"
+    arms = ["published/published_1-s0", "direct/direct-s0"]
+    said = go_on_and_kill(tmp_path, arms, begun, begun.with_suffix("") / "config.yaml")
+    assert "direct/direct-s0: its process died (signal 9), going on" in said
+    assert "labels-s0: its process died" not in said
+    assert said.index("labels-s0 ...") < said.index("direct/direct-s0: finished")  # side by side
+    assert said.index("direct/direct-s0 ...") < said.index("labels-s0: finished")
+    assert "4 finished, 0 failed, 0 left" in said
     rows = [json.loads(line) for line in (run / "result.json").read_text().splitlines()]
     assert [row["steps"] for row in rows] == [1_024, 2_048, 3_072, 4_096]  # none is missing, none was taken twice
     task, published = result(tmp_path, "task/task-s0"), result(tmp_path, "published/published_1-s0")
     assert task["smoke"] is published["smoke"] is True
-    assert published["status"] == "done"
+    direct = result(tmp_path, "direct/direct-s0")
+    assert direct["status"] == published["status"] == "done"
+    assert direct["jobs"] == published["jobs"] == 2
     assert published["begins_with"] == ["task/task-s0", "published/labels-s0"]
     chain, own, before = published["chain"], published["own"], task["own"]
     assert isinstance(chain, dict)
@@ -69,6 +96,7 @@ def test_the_whole_chain_in_small_survives_a_kill_and_never_enters_the_study(tmp
     assert isinstance(before, dict)
     assert chain["steps"] == own["steps"] + before["steps"]
     assert (own["labels"], chain["labels"]) == (0, 48)  # bought before, and charged to it
+    assert chain["jobs"] == 2
 
     again = study("run", "--smoke", "--folder", str(tmp_path), "--arm", "published/published_1-s0")
     assert "0 finished, 0 failed, 0 left" in again.stdout  # what is finished stays so

@@ -61,6 +61,23 @@ def test_what_is_not_reached_is_said(study: tuple[Layout, dict[str, Step]]) -> N
     assert "- `online`, seed 3: survives 98.0 %, found 99.3 %: below 99 %" in page
 
 
+def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Layout, dict[str, Step]]) -> None:
+    layout, steps = study
+    for seed, (wall_s, jobs) in enumerate(((600.0, 1), (660.0, 1), (1_800.0, 2))):
+        for key in (f"online/online-s{seed}", f"task/task-s{seed}"):
+            most = 2 if key.startswith("task") else jobs
+            one = study_results.result(steps[key], 1.0, 1.0, jobs=most)
+            study_results.store(steps[key], one | {"chain": one["chain"] | {"wall_s": wall_s, "jobs": most}})
+    write_plan(plan(tuple(steps.values()), layout, 12.0), layout, 12.0)
+    page = write_page(layout).read_text()
+    assert line_of(page, "online")[-1] == "10.5 (2)"
+    assert line_of(page, "task")[-1] == "-"
+    assert line_of(page, "minutes on 2 cores, one seed")[3:] == ["11.0", "yes"]
+    shared = "`task/task-s0` (2 at a time), `task/task-s1` (2 at a time), `task/task-s2` (2 at a time), "
+    assert f"{shared}`online/online-s2` (2 at a time).\n" in page
+    assert "spent so far: 0.8." in page  # 12 minutes each: two alone, four on half of the machine
+
+
 def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
     task, direct = steps["task/task-s0"], steps["direct/direct-s0"]

@@ -121,6 +121,19 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     assert not rows["direct/direct-s3"].finished
 
 
+def test_minutes_beside_others_count_by_their_part_until_one_had_the_machine_alone(tmp_path: Path) -> None:
+    layout = study_results.layout(tmp_path)
+    steps = steps_of(layout)
+    mine = [step for step in steps if (step.study, step.arm) == ("online", "online")]
+    for step in mine[:2]:
+        study_results.store(step, study_results.result(step, 1.0, 1.0, minutes=30.0, jobs=2))
+    row = next(row for row in plan(steps, layout, 1e9) if row.key == mine[4].key)
+    assert (row.minutes, row.basis) == (15.0, "measured, 2 runs, beside others: its part of the machine")
+    study_results.store(mine[2], study_results.result(mine[2], 1.0, 1.0, minutes=20.0, jobs=1))
+    row = next(row for row in plan(steps, layout, 1e9) if row.key == mine[4].key)
+    assert (row.minutes, row.basis) == (20.0, "measured, 1 run")
+
+
 def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
     layout = study_results.layout(tmp_path)
     steps = steps_of(layout)

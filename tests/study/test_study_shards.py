@@ -1,17 +1,24 @@
-"""Shards: one at a time, until a limit; what fails is a result, and what would begin with it is not run."""
+"""Shards: one at a time, until a limit; what fails is a result, and what would begin with it is not run; steps side by
+side wait for what they begin with."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import study_results
 from homegrid_study import shards
 from homegrid_study.arms import Layout, Step, chosen, steps_of
-from homegrid_study.shards import Clock, run_shard
+from homegrid_study.shards import Clock, Shard, run_shard
 
+from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import ConfigError
+
+TOGETHER_S = 20.0
 
 
 @pytest.fixture
@@ -61,3 +68,99 @@ def test_seconds_add_up_over_shards(steps: tuple[Step, ...], monkeypatch: pytest
         monkeypatch.setattr("time.monotonic", lambda ended=ended: ended)
         clock.tick()
     assert Clock.of(steps[0]).seconds == 90.0
+
+
+def published(tmp_path: Path) -> dict[str, Step]:
+    """Two chains that part after the task-only run, by name."""
+    layout = Layout.of(smoke=True, folder=tmp_path)
+    arms = ["published/published_2-s0", "direct/direct-s0"]
+    return {step.name: step for step in chosen(steps_of(layout), arms, [])}
+
+
+def test_steps_side_by_side_wait_for_what_they_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = published(tmp_path)
+    assert list(steps) == ["task-s0", "labels-s0", "published_1-s0", "published_2-s0", "direct-s0"]
+    together, told = threading.Barrier(2), list[str]()
+
+    def do(shard: Shard, step: Step) -> shards.Ended:
+        told.append(f"{step.name} begins")
+        if step.name in ("labels-s0", "direct-s0"):
+            together.wait(TOGETHER_S)  # for each other: alone, neither would end
+        told.append(f"{step.name} ends")
+        study_results.store(step, {"status": "done"})
+        return "finished"
+
+    monkeypatch.setattr(Shard, "do", do)
+    done = run_shard(tuple(steps.values()), steps["task-s0"].layout, 1.0, lambda line: None, jobs=2)
+    assert set(done["finished"]) == {step.key for step in steps.values()}
+    for before, after in (("task", "labels"), ("task", "direct"), ("labels", "published_1"),
+                          ("published_1", "published_2")):  # fmt: skip
+        assert told.index(f"{before}-s0 ends") < told.index(f"{after}-s0 begins")
+
+
+def test_one_at_a_time_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, told, running = published(tmp_path), list[str](), threading.Lock()
+
+    def do(shard: Shard, step: Step) -> shards.Ended:
+        assert running.acquire(blocking=False)
+        told.append(step.name)
+        study_results.store(step, {"status": "failed" if step.name == "labels-s0" else "done"})
+        running.release()
+        return "failed" if step.name == "labels-s0" else "finished"
+
+    monkeypatch.setattr(Shard, "do", do)
+    done = run_shard(tuple(steps.values()), steps["task-s0"].layout, 1.0, lambda line: None)
+    assert told == ["task-s0", "labels-s0", "direct-s0"]
+    assert done["failed"] == ["published/labels-s0"]
+    assert done["left"] == ["published/published_1-s0", "published/published_2-s0"]
+
+
+def test_an_error_is_told_once_what_runs_beside_has_saved_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, saved = published(tmp_path), list[str]()
+    study_results.store(steps["task-s0"], {"status": "done"})
+
+    def do(shard: Shard, step: Step) -> shards.Ended:
+        if step.name == "labels-s0":
+            raise OSError("the disk is full")
+        deadline = time.monotonic() + TOGETHER_S
+        while shard.left_s > 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        saved.append(step.name)
+        return "stopped"
+
+    monkeypatch.setattr(Shard, "do", do)
+    with pytest.raises(OSError, match="the disk is full"):
+        run_shard(tuple(steps.values()), steps["task-s0"].layout, 1.0, lambda line: None, jobs=2)
+    assert saved == ["direct-s0"]
+
+
+def test_the_most_that_ran_side_by_side_is_remembered(steps: tuple[Step, ...]) -> None:
+    step = steps[0]
+    step.folder.parent.mkdir(parents=True)
+    assert Clock.of(step).jobs == 1
+    for jobs in (1, 3, 2):
+        Clock.of(step, jobs).tick()
+    assert Clock.of(step).figures["jobs"] == 3
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_beside_another_takes_one_process_and_one_thread(tmp_path: Path, jobs: int) -> None:
+    layout = study_results.layout(tmp_path)
+    step = next(one for one in steps_of(layout) if one.key == "online/online-s0")
+    step.folder.parent.mkdir(parents=True)
+    with open(tmp_path / "lock", "w") as lock:
+        command = Shard(layout, 0.0, lock, print, jobs)._command(step)
+    begun = load_config(command[-1])
+    if jobs == 1:
+        assert begun == step.config
+        assert begun.resources.env_runners == 1
+    else:
+        assert (begun.resources.env_runners, begun.resources.learner_threads) == (0, 1)
+        assert without_resources(begun) == without_resources(step.config)
+
+
+def without_resources(config: Config) -> dict[str, object]:
+    return config.model_dump(exclude={"resources"})

@@ -5,7 +5,8 @@ module   says
 ======== ===============================================================
 arms     which steps there are, in their order: files of tune_configs/study
 hours    how long each takes, and which fit into the machine-hours
-shards   run the next unfinished step as a process of its own
+shards   run the next unfinished steps as processes of their own
+after    the process that follows a step's own: measure, write down
 measure  what came of a run, as one small JSON file
 rewards  reward models against the truth, and against the judge's verdicts
 stored   the JSON files, read back as a sweep's record

@@ -3,6 +3,7 @@
     scripts/reproduce/homegrid plan --measure            # minutes of each arm; which fit into 12 hours
     scripts/reproduce/homegrid run --hours 2             # the next unfinished ones; the same command goes on
     scripts/reproduce/homegrid run --arm online --seeds 0 1
+    scripts/reproduce/homegrid run --jobs 2              # two at a time, each on one thread; their minutes don't count
     scripts/reproduce/homegrid report                    # docs/STUDY.md and every figure, from the stored results
     scripts/reproduce/homegrid figure cost-quality       # one figure
 
@@ -38,12 +39,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arm", nargs="+", default=[], help="of `run`: arms, files of tune_configs/study, or keys")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="of `run`")
     parser.add_argument("--hours", type=float, default=HOURS, help="of `run` and `plan`: at most so many (12)")
+    parser.add_argument("--jobs", type=int, default=1, help="of `run`: so many at a time, each on one thread (1)")
     parser.add_argument("--measure", action="store_true", help="of `plan`: measure steps a second first")
     parser.add_argument("--smoke", action="store_true", help="a minute's chain that never enters the study")
     parser.add_argument("--folder", type=Path, default=None, help="of a smoke run")
     options = parser.parse_args()
     if options.hours <= 0:
         parser.error(f"--hours: got {options.hours:g}, allowed are numbers above 0")
+    if options.jobs < 1:
+        parser.error(f"--jobs: got {options.jobs}, allowed are 1 and up")
     if options.folder is not None and not options.smoke:
         parser.error("--folder: goes with --smoke; the study's own places are fixed")
     return options
@@ -83,7 +87,7 @@ def do_run(options: argparse.Namespace, layout: Layout) -> int:
     wanted = chosen(steps, options.arm, options.seeds)
     if not options.arm and layout.plan.is_file():
         wanted = _planned(wanted, layout)
-    done = run_shard(wanted, layout, options.hours, lambda line: print(line, flush=True))
+    done = run_shard(wanted, layout, options.hours, lambda line: print(line, flush=True), options.jobs)
     print(f"{len(done['finished'])} finished, {len(done['failed'])} failed, {len(done['left'])} left")
     return 1 if done["failed"] else 0
 

@@ -49,6 +49,11 @@ class Layout:
         return Layout(root / "runs", root / "results", root / "docs", smoke=True)
 
     @property
+    def words(self) -> list[str]:
+        """What tells another process of these places."""
+        return ["--smoke", "--folder", str(self.runs.parent)] if self.smoke else []
+
+    @property
     def plan(self) -> Path:
         return self.results / "plan.json"
 

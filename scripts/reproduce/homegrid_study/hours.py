@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
-from homegrid_study.machine import environment, machine
+from homegrid_study.machine import environment, machine, shared_by
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import ConfigError
 
@@ -100,21 +100,32 @@ def write_plan(rows: Sequence[Planned], layout: Layout, hours: float) -> None:
     layout.plan.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _measured(steps: Sequence[Step]) -> dict[tuple[str, str], list[float]]:
-    """Minutes by file and arm of what is finished."""
-    found: dict[tuple[str, str], list[float]] = {}
+@dataclass(frozen=True)
+class _Ran:
+    """Minutes of finished steps of an arm; of those that shared the machine, their part of it."""
+
+    alone: list[float] = field(default_factory=list)
+    shared: list[float] = field(default_factory=list)
+
+
+def _measured(steps: Sequence[Step]) -> dict[tuple[str, str], _Ran]:
+    """By file and arm, what is finished."""
+    found: dict[tuple[str, str], _Ran] = {}
     for step in steps:
         if step.finished:
-            minutes = float(json.loads(step.result.read_text())["minutes"])
-            found.setdefault((step.study, step.arm), []).append(minutes)
+            result = json.loads(step.result.read_text())
+            ran, jobs = found.setdefault((step.study, step.arm), _Ran()), shared_by(result)
+            (ran.shared if jobs > 1 else ran.alone).append(float(result["minutes"]) / jobs)
     return found
 
 
-def _minutes(step: Step, measured: Mapping[tuple[str, str], Sequence[float]], speeds: Speeds) -> tuple[float, str]:
-    """Minutes and what they are based on."""
-    own = measured.get((step.study, step.arm))
-    if own:
-        return statistics.mean(own), f"measured, {len(own)} run{'s' * (len(own) > 1)}"
+def _minutes(step: Step, measured: Mapping[tuple[str, str], _Ran], speeds: Speeds) -> tuple[float, str]:
+    """Minutes of the machine and what they are based on."""
+    ran = measured.get((step.study, step.arm))
+    if ran is not None:
+        own = ran.alone or ran.shared
+        beside = "" if ran.alone else ", beside others: its part of the machine"
+        return statistics.mean(own), f"measured, {len(own)} run{'s' * (len(own) > 1)}{beside}"
     if step.kind == "audit":
         return AUDIT_MINUTES, "a guess, until one was run"
     if step.kind == "label":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code", "environment", "machine"]
+__all__ = ["code", "ends_with_parent", "environment", "machine", "shared_by"]
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def machine() -> dict[str, Any]:
@@ -32,6 +38,11 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def shared_by(result: Mapping[str, Any]) -> int:
+    """How many steps ran side by side while this one did; results from before that could be had the machine alone."""
+    return int(result.get("jobs", 1))
+
+
 def code() -> str:
     """The commit, with a + where files differ from it; empty outside a repository."""
     found = subprocess.run(
@@ -40,8 +51,17 @@ def code() -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
-def environment() -> dict[str, str]:
-    """Of a process that this one begins: it finds these modules, wherever it was begun from."""
+def environment(*, one_thread: bool = False) -> dict[str, str]:
+    """Of a process that this one begins: it finds these modules, wherever it was begun from; with ``one_thread`` its
+    libraries compute on one, as beside others they should."""
     ours = str(Path(__file__).parents[1])
     known = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([ours, known] if known else [ours])}
+    threads = {"OMP_NUM_THREADS": "1"} if one_thread else {}
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([ours, known] if known else [ours])}
+
+
+def ends_with_parent() -> None:
+    """Where the shard that began this process is killed, it is told to stop as if by Ctrl-C, and saves itself (Linux;
+    elsewhere it runs to its end, and the next shard waits for it)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -16,7 +16,7 @@ from typing import Any
 
 from homegrid_study.arms import Step
 from homegrid_study.hours import EVALUATED
-from homegrid_study.machine import code, machine
+from homegrid_study.machine import code, machine, shared_by
 
 __all__ = ["SMOKE_EVALUATED", "UNTUNED", "WORLDS", "failed", "measured", "tidy", "write_result"]
 
@@ -50,22 +50,22 @@ def failed(step: Step, reason: str) -> dict[str, Any]:
     return {"status": "failed", "reason": reason, "set": _set(step)}
 
 
-def measured(step: Step, seconds: float) -> dict[str, Any]:
-    """Of a run, or of a data set of labels that has taken so many seconds."""
-    return _of_labels(step, seconds) if step.kind == "label" else _of_run(step)
+def measured(step: Step, seconds: float, jobs: int) -> dict[str, Any]:
+    """Of a run, or of a data set of labels that has taken so many seconds, where ``jobs`` steps shared the machine."""
+    return _of_labels(step, seconds, jobs) if step.kind == "label" else _of_run(step, jobs)
 
 
-def _of_labels(step: Step, seconds: float) -> dict[str, Any]:
+def _of_labels(step: Step, seconds: float, jobs: int) -> dict[str, Any]:
     from rlaif_ray.feedback.store import LabelStore
 
     with LabelStore(step.folder / "labels.sqlite", readonly=True) as store:
         stats = store.stats()
     own = {"labels": stats.labels, "usd": stats.spend_usd, "steps": 0, "wall_s": seconds}
     return {"status": "done", "abstained": stats.abstained, "profile": step.config.judge.profile, "own": own,
-            "chain": _chain(step, own)}  # fmt: skip
+            "chain": _chain(step, own, jobs)}  # fmt: skip
 
 
-def _of_run(step: Step) -> dict[str, Any]:
+def _of_run(step: Step, jobs: int) -> dict[str, Any]:
     from rlaif_ray.report.run import RunRecord
 
     record = RunRecord.read(step.folder)
@@ -73,10 +73,11 @@ def _of_run(step: Step) -> dict[str, Any]:
     own = {"labels": summary["labels"] or 0, "usd": summary["spend_usd"] or 0.0, "steps": summary["steps"],
            "wall_s": summary["wall_s"]}  # fmt: skip
     summary["evaluation"] = evaluated(step, step.folder / "checkpoints" / "last")
-    summary["stand_alone"] = {key: value for key, value in _chain(step, own).items() if key in ("usd", "labels")}
+    chain = _chain(step, own, jobs)
+    summary["stand_alone"] = {key: chain[key] for key in ("usd", "labels")}
     result = {
         "status": summary["status"], "about": step.about, "set": _set(step), "summary": summary, "own": own,
-        "chain": _chain(step, own), "rows": _thinned(record.rows),
+        "chain": chain, "rows": _thinned(record.rows),
     }  # fmt: skip
     if step.study in PAIRED:
         from homegrid_study.rewards import paired
@@ -104,8 +105,9 @@ def evaluated(step: Step, checkpoint: Path) -> dict[str, Any]:
     return {name: evaluate(checkpoint, episodes=episodes, options=options) for name, options in worlds.items()}
 
 
-def _chain(step: Step, own: Mapping[str, float]) -> dict[str, float]:
-    """Its own and that of all it began with, each once: labels that two rounds learn from were bought once."""
+def _chain(step: Step, own: Mapping[str, float], jobs: int) -> dict[str, float]:
+    """Its own and that of all it began with, each once: labels that two rounds learn from were bought once. ``jobs``:
+    the most that ran side by side at any time of it."""
     total, seen, todo = dict(own), set[str](), list(step.needs)
     while todo:
         key = todo.pop()
@@ -114,8 +116,9 @@ def _chain(step: Step, own: Mapping[str, float]) -> dict[str, float]:
         seen.add(key)
         earlier = json.loads((step.layout.results / f"{key}.json").read_text())
         total = {name: value + earlier["own"][name] for name, value in total.items()}
+        jobs = max(jobs, shared_by(earlier))
         todo += earlier["begins_with"]
-    return total
+    return total | {"jobs": jobs}
 
 
 def _set(step: Step) -> dict[str, Any]:

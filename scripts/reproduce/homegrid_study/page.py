@@ -9,6 +9,7 @@ from typing import Any
 
 from homegrid_study.arms import AUDIT, ORDER, Layout
 from homegrid_study.figures import FIGURES, write_figures
+from homegrid_study.machine import shared_by
 from homegrid_study.stored import REFERENCE, Results, Row
 from homegrid_study.tables import (
     comparison,
@@ -32,7 +33,7 @@ What is feedback from a judge worth, bought in different ways? Every arm is a fi
 figure here is made from `benchmarks/study/` by one command:
 
     scripts/reproduce/homegrid plan       # the hours
-    scripts/reproduce/homegrid run        # the next unfinished runs; the same command goes on
+    scripts/reproduce/homegrid run        # the next unfinished runs; the same command goes on; --jobs N: N at a time
     scripts/reproduce/homegrid report     # this page and its figures; `figure NAME` makes one of them
 
 The judge is the built-in one: a program that reads the pictures and errs as its profile says. It shows how the ways of
@@ -41,9 +42,10 @@ from the judge's answers alone: the truth is used to evaluate, and to test rewar
 """
 ABOUT_OUTCOMES = """Interquartile means over seeds with 95 % stratified bootstrap intervals, and the worst seed; 10,000
 episodes each, from starts held out of training, labels and tuning; the policy acts as it learned to (stochastic).
-Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. The published
-figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our reproduction of that
-procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column.
+Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. Minutes are of
+runs that had the machine to themselves all the time; in brackets how many those are, where not all; a dash: none had.
+The published figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our reproduction
+of that procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column.
 """
 ABOUT_SHARES = """All begin with the task-only policy of their seed and end after 20,000 feedback episodes. Answers are
 waited for, so that the share asked about is the share learned from: the effective one is measured here. `direct` pays
@@ -222,8 +224,16 @@ def _hours(results: Results) -> str:
         fits = sum(row["fits"] for row in rows)
         lines.append([f"{study}/{arm}", f"{fits} of {len(rows)}", decimal(rows[0]["minutes"]), rows[0]["basis"]])
     total = sum(row["minutes"] for row in results.plan["steps"] if row["fits"]) / 60
-    spent = sum(one["minutes"] for one in results.found.values()) / 60
+    spent = sum(one["minutes"] / shared_by(one) for one in results.found.values()) / 60
     return (
         f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}.\n\n"
         + markdown(("arm", "seeds that fit", "minutes each", "from"), lines)
+        + _shared(results)
     )
+
+
+def _shared(results: Results) -> str:
+    """Whose minutes are in no table of outcomes."""
+    jobs = [(key, shared_by(one)) for key, one in results.found.items()]
+    shared = ", ".join(f"`{key}` ({most} at a time)" for key, most in jobs if most > 1)
+    return f"\nShared the machine, so that their minutes are in no table of outcomes: {shared}.\n" if shared else ""

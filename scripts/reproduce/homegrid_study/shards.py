@@ -1,8 +1,12 @@
 """Runs the study step by step, each as a process of its own, until a time limit; killed at any moment it goes on.
 
 A training run goes on from its newest checkpoint, a data set where it was; what is finished has its file among the
-results, which is written last and in one piece. One shard at a time: the lock is held by the step's process too, so
+results, which is written last and in one piece. One shard at a time: the lock is held by its steps' processes too, so
 that whoever comes after a kill waits until what was left over has saved itself and ended.
+
+A shard may run several steps side by side, each acting in its own process with one thread: a run alone leaves half of
+two cores idle. Their minutes then say less, so that each result has ``jobs``. A thread of the shard waits for each
+step; what computes is in the step's processes, and one that is killed touches no other.
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from homegrid_study.arms import AUDITED, LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
 from homegrid_study.machine import environment
-from homegrid_study.measure import failed, measured, tidy, write_result
-from rlaif_ray.config import dump_config
+from homegrid_study.measure import failed, write_result
+from rlaif_ray.config import Config, dump_config
 from rlaif_ray.errors import ConfigError
 
 __all__ = ["Clock", "Shard", "run_shard"]
@@ -41,35 +46,42 @@ TICK_S = 0.2
 
 @dataclass
 class Clock:
-    """Seconds that a step has taken over all shards, on disk."""
+    """Seconds that a step has taken over all shards, and how many steps they ran side by side at most; on disk."""
 
     file: Path
     seconds: float = 0.0
+    jobs: int = 1
     _since: float = field(default_factory=time.monotonic)
 
     @staticmethod
-    def of(step: Step) -> Clock:
+    def of(step: Step, jobs: int = 1) -> Clock:
         file = step.folder.with_name(f"{step.name}.clock")
-        seconds = float(file.read_text()) if file.is_file() else 0.0
-        return Clock(file, seconds)
+        seconds, _, most = (file.read_text() if file.is_file() else "0").partition(" ")
+        return Clock(file, float(seconds), max(jobs, int(most or 1)))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """As a result has them."""
+        return {"minutes": round(self.seconds / 60.0, 3), "jobs": self.jobs}
 
     def tick(self) -> None:
         """At most every few seconds' worth is lost by a kill."""
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
         part = self.file.with_suffix(".part")
-        part.write_text(f"{self.seconds:.1f}")
+        part.write_text(f"{self.seconds:.1f} {self.jobs}")
         part.replace(self.file)
 
 
 @dataclass
 class Shard:
-    """What one call may do: until when, and whether somebody wants it to end."""
+    """What one call may do: until when, how much side by side, and whether somebody wants it to end."""
 
     layout: Layout
     until: float  # of time.monotonic
     lock: IO[str]
     say: Callable[[str], None]
+    jobs: int = 1
     asked_to_stop: bool = False
 
     @property
@@ -81,43 +93,30 @@ class Shard:
     def do(self, step: Step) -> Ended:
         """Raises nothing for a step that fails: that is a result too."""
         step.folder.parent.mkdir(parents=True, exist_ok=True)
-        clock = Clock.of(step)
-        if step.kind == "audit":
-            return self._audit(step, clock)
+        clock = Clock.of(step, self.jobs)
         for _ in range(RESTARTS + 1):
-            if not self._done(step):
-                code = self._process(step, self._command(step), clock)
-                if not self._done(step):
-                    if self.left_s <= 0:
-                        return "stopped"
-                    if code >= 0:  # it has said itself what is wrong
-                        break
-                    self.say(f"{step.key}: its process died (signal {-code}), going on from its checkpoint")
-                    continue
-            write_result(step, measured(step, clock.seconds) | self._minutes(clock))
-            if step.study != AUDITED:  # its policies of all ages are audited first
-                tidy(step.folder)
-            return "finished"
-        write_result(step, failed(step, _last_line(self._log(step))) | self._minutes(clock))
+            code = 0 if self._done(step) else self._begin(step, clock)
+            if self._done(step):
+                code = self._measure(step, clock)
+                if step.finished:
+                    return "finished"
+            elif self.left_s <= 0:
+                return "stopped"
+            if code >= 0:  # it has said itself what is wrong
+                break
+            self.say(f"{step.key}: its process died (signal {-code}), going on from its checkpoint")
+        clock.tick()
+        write_result(step, failed(step, _last_line(self._log(step))) | clock.figures)
         return "failed"
 
     @property
     def _count(self) -> int:
         return SMOKE_LABELS if self.layout.smoke else LABELS
 
-    def _minutes(self, clock: Clock) -> dict[str, float]:
-        clock.tick()
-        return {"minutes": round(clock.seconds / 60.0, 3)}
-
-    def _audit(self, step: Step, clock: Clock) -> Ended:
-        from homegrid_study.rewards import audit
-
-        write_result(step, audit(step) | self._minutes(clock))
-        tidy(self.layout.runs / step.needs[0])
-        return "finished"
-
     def _done(self, step: Step) -> bool:
-        """Whether the process of the step has nothing left to do."""
+        """Whether the process of the step has nothing left to do; an audit has none besides what measures."""
+        if step.kind == "audit":
+            return True
         if step.kind == "label":
             return _read(self._told(step)).get("status") == "done"
         return _read(step.folder / "summary.json").get("status") in FINISHED
@@ -134,7 +133,7 @@ class Shard:
         if (step.folder / "config.yaml").is_file():
             return [*words, "train", "--resume", str(step.folder)]
         file = step.folder.with_name(f"{step.name}.yaml")
-        file.write_text(dump_config(step.config))
+        file.write_text(dump_config(_side_by_side(step.config) if self.jobs > 1 else step.config))
         return [*words, "train", str(file)]
 
     def _log(self, step: Step) -> Path:
@@ -144,15 +143,26 @@ class Shard:
         """What the command printed on standard output."""
         return step.folder.with_name(f"{step.name}.out")
 
-    def _process(self, step: Step, command: Sequence[str], clock: Clock) -> int:
-        """Run it until it ends, or until there is no time left; its exit code."""
-        with open(self._told(step), "w") as out, open(self._log(step), "a") as log:
+    def _begin(self, step: Step, clock: Clock) -> int:
+        """The step's own process, until it ends or there is no time left; its exit code."""
+        with open(self._told(step), "w") as out:
+            return self._process(step, self._command(step), clock, out, lambda: self.left_s > 0)
+
+    def _measure(self, step: Step, clock: Clock) -> int:
+        """What comes of it, to the end: a minute, and nothing of it is kept before."""
+        command = [sys.executable, "-m", "homegrid_study.after", step.key, *self.layout.words]
+        return self._process(step, command, clock, subprocess.DEVNULL, lambda: True)
+
+    def _process(
+        self, step: Step, command: Sequence[str], clock: Clock, out: IO[str] | int, may: Callable[[], bool]
+    ) -> int:
+        with open(self._log(step), "a") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True,
-                pass_fds=[self.lock.fileno()], env=environment(),
+                pass_fds=[self.lock.fileno()], env=environment(one_thread=self.jobs > 1),
             )  # fmt: skip
             try:
-                while process.poll() is None and self.left_s > 0:
+                while process.poll() is None and may():
                     time.sleep(TICK_S)
                     clock.tick()
                 return _ended(process)
@@ -161,29 +171,50 @@ class Shard:
                 raise
 
 
-def run_shard(steps: Sequence[Step], layout: Layout, hours: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Do what is unfinished of ``steps``, in order, for at most so many hours: ``{"finished": [...], "failed": [...],
-    "left": [...]}``, keys of steps.
+def _side_by_side(config: Config) -> Config:
+    """One process and one thread for acting and learning: another run has the other cores."""
+    resources = config.resources.model_copy(update={"env_runners": 0, "learner_threads": 1})
+    return config.model_copy(update={"resources": resources})
+
+
+def run_shard(
+    steps: Sequence[Step], layout: Layout, hours: float, say: Callable[[str], None], jobs: int = 1
+) -> dict[str, Any]:
+    """Do what is unfinished of ``steps``, in order, ``jobs`` at a time, for at most so many hours: ``{"finished":
+    [...], "failed": [...], "left": [...]}``, keys of steps. None is begun before all that it begins with is finished.
 
     Raises ConfigError: another shard runs here.
     """
     layout.runs.mkdir(parents=True, exist_ok=True)
-    done: dict[str, list[str]] = {"finished": [], "failed": []}
-    by_key = {step.key: step for step in steps}
     with _locked(layout.runs / ".lock") as lock:
-        shard = Shard(layout, time.monotonic() + 3_600 * hours, lock, say)
+        shard = Shard(layout, time.monotonic() + 3_600 * hours, lock, say, jobs)
         with _stopped_by_signals(shard):
-            for step in steps:
-                if step.finished or any(not _usable(by_key[key]) for key in step.needs):
-                    continue
-                if shard.left_s < LEAST_S:
-                    break
-                say(f"{time.strftime('%H:%M:%S')} {step.key} ...")
-                ended = shard.do(step)
-                say(f"{time.strftime('%H:%M:%S')} {step.key}: {ended}")
-                if ended != "stopped":
-                    done[ended].append(step.key)
+            done = _all_done(steps, shard)
     return {**done, "left": [step.key for step in steps if not step.finished]}
+
+
+def _all_done(steps: Sequence[Step], shard: Shard) -> dict[str, list[str]]:
+    done: dict[str, list[str]] = {"finished": [], "failed": []}
+    waiting, running = [step for step in steps if not step.finished], dict[Future[Ended], Step]()
+    by_key = {step.key: step for step in steps}
+    with ThreadPoolExecutor(shard.jobs) as threads:
+        try:
+            while True:
+                ready = [step for step in waiting if all(_usable(by_key[key]) for key in step.needs)]
+                for step in ready[: shard.jobs - len(running)] if shard.left_s >= LEAST_S else ():
+                    waiting.remove(step)
+                    shard.say(f"{time.strftime('%H:%M:%S')} {step.key} ...")
+                    running[threads.submit(shard.do, step)] = step
+                if not running:
+                    return done
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step, ended = running.pop(future), future.result()
+                    shard.say(f"{time.strftime('%H:%M:%S')} {step.key}: {ended}")
+                    if ended != "stopped":
+                        done[ended].append(step.key)
+        except BaseException:
+            shard.asked_to_stop = True  # what runs beside saves itself before the error is told
+            raise
 
 
 def _usable(step: Step) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from homegrid_study.arms import Layout, Step, steps_of
+from homegrid_study.machine import shared_by
 from homegrid_study.measure import UNTUNED, WORLDS
 from rlaif_ray.config import load_config
 from rlaif_ray.config.sweeping import study_from
@@ -57,6 +58,10 @@ class Row:
     def chain(self, name: str) -> Array:
         """(S,) ``labels``, ``usd``, ``steps`` or ``wall_s``, with what it began with."""
         return self._each(lambda one: one["chain"][name])
+
+    def minutes(self) -> Array:
+        """(S,) of wall time, with what it began with; nan of those that shared the machine at any time of it."""
+        return self._each(lambda one: one["chain"]["wall_s"] / 60 if shared_by(one["chain"]) == 1 else None)
 
     def share(self, source: str) -> Array:
         """(S,) of the episodes learned from, those paid by that source."""
