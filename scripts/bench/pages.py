@@ -17,6 +17,7 @@ TITLES = {
     "memory": "Memory over a long run",
     "overlap": "Sampling one update ahead",
     "gpu": "On a GPU",
+    "compile": "torch.compile",
 }
 HEAD = """# Benchmarks
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import breakdown
+import compiling
 import given_rm
 import growth
 import memory_run
@@ -197,6 +198,7 @@ def gpu(plan: Plan) -> Iterator[Row]:
 SUITES: dict[str, Suite] = {
     "learners": learners, "published": published, "quality": quality.suite, "breakdown": breakdown.suite,
     "feedback": feedback, "growth": growth.suite, "memory": memory_run.suite, "overlap": overlap.suite, "gpu": gpu,
+    "compile": compiling.suite,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import breakdown
+import compiling
 import growth
 import labels_rate
 import memory_run
@@ -234,3 +235,16 @@ def test_a_contender_in_a_process_of_its_own_answers_line_by_line(tmp_path):
         one.close()
     with pytest.raises(SystemExit, match="nobody ended unexpectedly"):
         Contestant("nobody", {"kind": "nobody"}, tmp_path / "log")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of its own, inside torch.compile
+def test_compiling_is_weighed_against_what_it_wins(plan, monkeypatch):
+    monkeypatch.setattr(compiling, "NETWORKS", ("mlp",))
+    found = last(compiling.suite, plan)
+    ((network, plain_ms, compiled_ms, compile_s, _),) = found["tables"][0]["rows"]
+    assert network == "mlp"
+    assert min(plain_ms, compiled_ms) > 0
+    assert compile_s > compiled_ms / 1e3  # the first pass compiles
+    won = {"plain_ms": 3.0, "compiled_ms": 2.0, "compile_s": 13.7}
+    assert compiling.verdict(won) == "1.00"  # 13,672 minibatches of a millisecond less
+    assert compiling.verdict(won | {"compiled_ms": 3.5}) == "never"
