@@ -93,9 +93,10 @@ def evaluate_policy(
     seed: int = 0,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """``{"episodes", <outcomes of the world, fractions>, "mean_length", "task_return", "deterministic", <options>}``.
+    """``{"episodes", <outcomes of the world, fractions>, "mean_length", "task_return", "deterministic", "seed",
+    "options"}``.
 
-    In Homegrid the outcomes are ``found`` and ``cat_survived``, and the option shown is ``starts``.
+    In Homegrid the outcomes are ``found`` and ``cat_survived``; the options are those of the world.
 
     Raises Stopped where ``stop()`` became true first.
     """
@@ -108,7 +109,7 @@ def evaluate_policy(
         "task_return": float(batch.task_return.mean()),
         "deterministic": deterministic,
         "seed": seed,
-        **{name: value for name, value in world.options.items() if isinstance(value, str | int | float | bool)},
+        "options": dict(world.options),
     }
 
 

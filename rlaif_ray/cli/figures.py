@@ -34,8 +34,14 @@ def evaluate(command: Evaluate) -> int:
         print_json(outcome)
     else:
         for name, value in outcome.items():
-            print(f"{name:14} {value:.4g}" if isinstance(value, float) else f"{name:14} {value}")
+            print(f"{name:14} {_in_words(value)}")
     return 0
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items()) or "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def find_checkpoint(text: str) -> Path:

@@ -139,7 +139,9 @@ def _outcomes(evaluation: object) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(evaluation, Mapping):
         return
     if "episodes" in evaluation or "found" in evaluation:
-        yield printable(str(evaluation.get("starts") or "all")), dict(evaluation)
+        options = evaluation.get("options")
+        starts = options.get("starts") if isinstance(options, Mapping) else evaluation.get("starts")  # of older runs
+        yield printable(str(starts or "all")), dict(evaluation)
         return
     for starts, outcome in evaluation.items():
         if isinstance(outcome, Mapping):

@@ -77,7 +77,7 @@ def outcome(cat: float, found: float, length: float, starts: str) -> dict[str, o
         "mean_length": length,
         "task_return": 0.89,
         "deterministic": False,
-        "starts": starts,
+        "options": {"starts": starts},
     }
 
 

@@ -59,7 +59,7 @@ def write_trial(place: Place, cell: Cell, *, smoke: bool = False, status: str = 
     ]  # fmt: skip
     (folder / "result.json").write_text("\n".join(map(json.dumps, rows)) + "\n")
     outcome = {"episodes": 2000, "found": 0.99, "cat_survived": value, "mean_length": 12.0, "task_return": 0.9,
-               "deterministic": False, "starts": "heldout"}  # fmt: skip
+               "deterministic": False, "options": {"starts": "heldout", "cats": 2}}  # fmt: skip
     summary = {
         "status": status, "steps": 10_000, "wall_s": 400.0, "labels": labels // 2, "replayed": labels - labels // 2,
         "spend_usd": labels // 2 * price, "stand_alone": {"usd": labels * price, "labels": labels}, "smoke": smoke,

@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_others():
     assert one["task_return"] != other["task_return"]
     assert list(one)[:3] == ["episodes", "found", "cat_survived"]
     assert one["episodes"] == 60
-    assert one["starts"] == "train"
+    assert one["options"] == {"starts": "train"}
     assert one["deterministic"] is False
     assert 0 <= one["found"] <= 1
     assert 1 <= one["mean_length"] <= 100

@@ -132,7 +132,7 @@ def test_the_summary_has_what_the_design_promises(run):
     assert set(summary["evaluation"]) == {"train", "heldout"}
     for name, found in summary["evaluation"].items():
         assert found["episodes"] == 4
-        assert found["starts"] == name
+        assert found["options"]["starts"] == name
     assert [phase["name"] for phase in summary["phases"]] == ["task"]
     assert summary["phases"][0]["evaluation"] == summary["evaluation"]
     assert sum(summary["provenance"].values()) == pytest.approx(1)
@@ -156,7 +156,7 @@ def test_checkpoints_are_whole_pruned_and_the_newest_is_last(run):
 def test_evaluate_reads_the_run_and_needs_nothing_else(run, tmp_path):
     path = run[3].path
     found = experiment.evaluate(path, episodes=11, options={"starts": "heldout"})
-    assert (found["episodes"], found["starts"]) == (11, "heldout")
+    assert (found["episodes"], found["options"]) == (11, {"starts": "heldout"})
     assert found == experiment.evaluate(path / "checkpoints" / "last", episodes=11, options={"starts": "heldout"})
     again = experiment.evaluate(path, episodes=4)
     assert again == run[3].summary["evaluation"]["train"]
