@@ -85,14 +85,14 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
         self.loop.stopping = self.stopping
         self._numbering = Numbering(self.run_path)  # of an earlier process of this run, where there was one
-        self._number_on()
+        if self._numbering.policy >= 0:
+            self._number_on()
         self.loop.skip(self._numbering.reward_model)
 
     def _number_on(self) -> None:
-        """The policy's versions from now on have numbers that this run has not used."""
-        if self._numbering.policy >= 0:
-            self.learner_group.foreach_learner(NumberAbove(self._numbering.policy))
-            self._fleet.hand_out(self.learner_group, self._updated)
+        """Hand the policy out, under a number that this run has not used."""
+        self.learner_group.foreach_learner(NumberAbove(self._numbering.policy))
+        self._fleet.hand_out(self.learner_group, self._updated)
 
     def _wire(self) -> FeedbackLoop:
         # Imported here: a run on the task reward alone needs neither HTTP clients nor the reward model's nets.
@@ -338,7 +338,6 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if ours is None:
             return
         self._fleet.forget()
-        self._fleet.hand_out(self.learner_group, self._updated)
         self._number_on()
         self._steps, self._carry = ours["steps"], ours["carry"]
         self._rng.bit_generator.state = ours["rng"]
