@@ -108,7 +108,7 @@ class Asking:
         most = limit * (2 if self._compares else 1) if limit else math.inf
         drawn = self._choose(self._rng, candidates, min(fraction * len(candidates), most), self.config.feedback)
         picked = [rollouts[r].episodes[e].copy() for r, e in where[drawn.index].tolist()]
-        units: list[Units] = paired(picked, self._rng) if self._compares else list(picked)
+        units: list[Units] = paired(picked, drawn.audit, self._rng) if self._compares else list(picked)
         if not units:
             return
         about = {episodes_of(one)[0].episode_id: one for one in units}
@@ -185,7 +185,7 @@ class Asking:
         except JudgeError as error:
             self.judge_error = error
             labels = []
-        units, values = [], []
+        units, values, draws = [], [], []
         for label in labels:
             self._position = max(self._position, label.label_id)
             asked = self.awaited.pop(label.episode_id, None)
@@ -200,9 +200,10 @@ class Asking:
             if asked is not None:
                 units.append(asked[0])
                 values.append(label.outcome.value)
+                draws.append(label.draw)
                 now.tally.ages.append(now.iteration - asked[1])
         if self._trainer is not None and units:
-            self._trainer.add(units, values)
+            self._trainer.add(units, values, draws)
         if self.pool is not None and not self.pool.in_flight:
             self.awaited.clear()  # what is left could not be put to the judge: nobody will answer
 

@@ -21,7 +21,7 @@ from rlaif_ray.paying import Known, Payer
 from rlaif_ray.scorebook import Score
 from rlaif_ray.scoring import Remembering
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Drawn, Episode, Fragment, RewardModelReport, Rollout, Units
+from rlaif_ray.types import Drawn, Episode, Fragment, Judged, RewardModelReport, Rollout
 from rlaif_ray.watch import Watch
 
 __all__ = ["FeedbackLoop"]
@@ -97,10 +97,11 @@ class FeedbackLoop:
         if self._trainer is not None:
             self._adopt(self._trainer.wait(wait_s) if wait_s else self._trainer.poll())
 
-    def learn_from(self, labelled: Sequence[tuple[Units, float]]) -> None:
-        """Hand labels to the trainer that this run has not asked for just now."""
+    def learn_from(self, labelled: Sequence[Judged], source: str = "") -> None:
+        """Hand labels to the trainer that this run has not asked for just now; ``source``: who did, empty: this run."""
         if self._trainer is not None and labelled:
-            self._trainer.add([e for e, _ in labelled], [v for _, v in labelled])
+            units, values, draws = zip(*((one.units, one.value, one.draw) for one in labelled), strict=True)
+            self._trainer.add(units, values, draws, source)
 
     def _adopt(self, published: Sequence[Published]) -> None:
         for one in published:
@@ -219,8 +220,9 @@ class FeedbackLoop:
             "watch": self.watch.state(),
         }
 
-    def restore(self, state: Mapping[str, Any], labelled: Sequence[tuple[Units, float]] = ()) -> None:
-        """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it."""
+    def restore(self, state: Mapping[str, Any], labelled: Sequence[Judged] = (), published: int = 0) -> None:
+        """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it;
+        ``published``: the newest version of the reward model that this run has had, which may be newer too."""
         self.iteration, self.version = state["iteration"], state["version"]
         self._states = dict(state["scorers"])
         self._scorers = {v: Remembering(self._load(s)) for v, s in self._states.items()}
@@ -230,12 +232,23 @@ class FeedbackLoop:
         self.watch.restore(state.get("watch", {}))
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
+        self.skip(published)
         self.take_up(labelled)
 
-    def take_up(self, labelled: Sequence[tuple[Units, float]]) -> None:
+    def skip(self, version: int) -> None:
+        """Versions of the reward model up to this one have been in use: the next ones have numbers above it."""
+        if self._trainer is not None:
+            self._trainer.skip(version)
+
+    @property
+    def newest_version(self) -> int:
+        """Number of the newest version of the reward model that was taken, in use or not; 0: none."""
+        return max((one.version for one in self.reports[-1:]), default=0)
+
+    def take_up(self, labelled: Sequence[Judged]) -> None:
         """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
         held = {h.episode_id for h in self.payer.held}
-        known = {e.episode_id: value for e, value in labelled if isinstance(e, Episode)}
+        known = {one.units.episode_id: one.value for one in labelled if isinstance(one.units, Episode)}
         self.asking.recall({i: value for i, value in known.items() if i in held})
         self.learn_from(labelled)
 

@@ -6,12 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlaif_ray.types import Episode, Units
+from rlaif_ray.types import Array, Episode, Units
 
 __all__ = ["paired"]
 
 
-def paired(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Units]:
-    """Two by two, as the generator draws them; one may be left over."""
-    order = rng.permutation(len(episodes)).tolist()
-    return [(episodes[i], episodes[j]) for i, j in zip(order[::2], order[1::2], strict=False)]
+def paired(episodes: Sequence[Episode], audit: Array, rng: np.random.Generator) -> list[Units]:
+    """Two by two, as the generator draws them, in random order; a random one may be left over.
+
+    Those that (E,) ``audit`` says were drawn from all alike meet each other, but for at most one of them: a pair is
+    audit where both are, and few would be if they were scattered.
+    """
+    order = rng.permutation(len(episodes))
+    order = order[: len(order) // 2 * 2]
+    pairs = order[np.argsort(~audit[order], kind="stable")].reshape(-1, 2)
+    if not audit.all():
+        pairs = rng.permutation(pairs)
+    return [(episodes[i], episodes[j]) for i, j in pairs.tolist()]

@@ -103,6 +103,7 @@ class Payer:
         version = _first_version(rollout, known)
         ended = self._pinned(rollout.episodes, rollout.episode_cells, (weight, version), known)
         origin = self._pay(ended, feedback, known, tally)
+        tally.proxies += ended.final[ended.version > 0].tolist()  # here alone: a part kept back is paid once more
         self._promise(ended, known)
         asked = (known.awaited, known.verdicts, known.abstained)
         self.scored += scores_of(ended.episodes, ended.version, ended.final, asked, step)
@@ -202,9 +203,6 @@ class Payer:
             tally.stands_for += stands_for[origin == DIRECT].tolist()
             weight = weight * np.minimum(stands_for, mix.reweight_clip)
         scatter(self._reward(pinned, value, weight * paid, known), episodes, pinned.cells, into)
-        scored = episodes.complete & (pinned.version > 0)
-        if scored.any():
-            tally.proxies += pinned.final[scored].tolist()
         return origin
 
     def _reward(self, pinned: _Pinned, value: Array, weight: Array, known: Known) -> Array:

@@ -35,12 +35,14 @@ from rlaif_ray.learner import flat_columns
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.mixing import Mixed
 from rlaif_ray.networks import Policy, save_policy
+from rlaif_ray.numbering import NumberAbove, Numbering
 from rlaif_ray.placement import current, home_node
 from rlaif_ray.policy import ActorCriticModule
 from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.rollout import runners_in
+from rlaif_ray.tally import Timed
 from rlaif_ray.types import Fragment, Rollout
-from rlaif_ray.warm_start import SetPolicy, earlier_labels, first_policy, learn_from_earlier
+from rlaif_ray.warm_start import EARLIER, SetPolicy, earlier_labels, first_policy, learn_from_earlier
 
 __all__ = ["FeedbackPPO", "FeedbackPPOConfig"]
 
@@ -82,6 +84,15 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._stored: Callable[[], list[Any]] = list  # verdicts of this run in the store, with their episodes
         self.loop = self._wire() if self.rlaif.asks else FeedbackLoop.silent(self.rlaif)
         self.loop.stopping = self.stopping
+        self._numbering = Numbering(self.run_path)  # of an earlier process of this run, where there was one
+        if self._numbering.policy >= 0:
+            self._number_on()
+        self.loop.skip(self._numbering.reward_model)
+
+    def _number_on(self) -> None:
+        """Hand the policy out, under a number that this run has not used."""
+        self.learner_group.foreach_learner(NumberAbove(self._numbering.policy))
+        self._fleet.hand_out(self.learner_group, self._updated)
 
     def _wire(self) -> FeedbackLoop:
         # Imported here: a run on the task reward alone needs neither HTTP clients nor the reward model's nets.
@@ -146,19 +157,19 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if not rollouts:
             self._figures.update(iteration_steps=0, steps_per_s=0.0)
             return
-        with _Timed(self._clock, "ask_s"):
+        with Timed(self._clock, "ask_s"):
             self.loop.ask(rollouts, self._steps)
             self.loop.learn_to_judge()
         if self._in_feedback_phase and self.loop.holding:
-            with _Timed(self._clock, "wait_s"):
+            with Timed(self._clock, "wait_s"):
                 self._hold(rollouts)
-        with _Timed(self._clock, "score_s"):
+        with Timed(self._clock, "score_s"):
             mixed = [(rollout.fragment, self.loop.mix(rollout, self._steps)) for rollout in rollouts]
             mixed += self.loop.release()
         self._fleet.go_ahead()
-        with _Timed(self._clock, "learn_s"):
+        with Timed(self._clock, "learn_s"):
             self._learn(flat_columns(mixed, self.config.gamma, self.config.lambda_))
-        with _Timed(self._clock, "sync_s"):
+        with Timed(self._clock, "sync_s"):
             self._fleet.hand_out(self.learner_group, self._updated)
             self._hand_out_reward_model(rollouts)
         self._look(rollouts, mixed)
@@ -185,13 +196,15 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
 
     def _act(self) -> list[Rollout]:
         """One fragment from every runner."""
-        with _Timed(self._clock, "sample_s"):
+        with Timed(self._clock, "sample_s"):
             results, lost = self._fleet.sample()
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
         rollouts = [rollout for found, _ in results for rollout in found]
         self._steps += sum(r.env_steps() for r in rollouts)
         self._lost_steps += lost * self._fragment_steps  # a runner died, or ran out of time
         self._check_alive(bool(rollouts))
+        if self.rlaif.asks and rollouts:
+            self._numbering.note(policy=max(r.fragment.policy_version for r in rollouts))
         return rollouts
 
     @property
@@ -274,6 +287,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             **self.loop.end_iteration(self._steps),
             "time": {**self._clock, "iteration_s": sum(self._clock.values())},
         }
+        self._numbering.note(reward_model=self.loop.newest_version)
         self._figures["iteration_steps"] = steps = sum(r.env_steps() for r in rollouts)
         self._figures["steps_per_s"] = steps / max(1e-9, sum(self._clock.values()))
 
@@ -324,13 +338,13 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if ours is None:
             return
         self._fleet.forget()
-        self._fleet.hand_out(self.learner_group, self._updated)
+        self._number_on()
         self._steps, self._carry = ours["steps"], ours["carry"]
         self._rng.bit_generator.state = ours["rng"]
         self._lost_steps = ours["lost_steps"]
         self.env_runner_group.foreach_env_runner(GiveBack(ours["runners"]))
-        self.loop.restore(ours["loop"], self._stored_labels())
-        self.loop.learn_from(earlier_labels(self.rlaif))
+        self.loop.restore(ours["loop"], self._stored_labels(), self._numbering.reward_model)
+        self.loop.learn_from(earlier_labels(self.rlaif), EARLIER)
 
     def take_up_labels(self) -> None:
         """Learn from what the store has of this run: it was killed before its first checkpoint."""
@@ -372,19 +386,6 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if hasattr(self, "loop"):
             self.loop.close()
         super().cleanup()
-
-
-class _Timed:
-    """Adds the seconds spent inside to a named entry."""
-
-    def __init__(self, clock: dict[str, float], name: str) -> None:
-        self.clock, self.name = clock, name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.clock[self.name] = self.clock.get(self.name, 0.0) + time.perf_counter() - self.began
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from rlaif_ray.mixing import PROVENANCE
 from rlaif_ray.types import Array, Label, RewardModelReport
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "Timed"]
 
 _POOL_FIGURES = (
     "labels", "abstained", "replayed", "spend_usd", "reserved_usd", "cap_usd", "labels_left", "latency_s",
@@ -92,6 +93,19 @@ class Tally:
             "gate_open": float(version > 0),
             "score_mean": _mean(self.proxies),
         }
+
+
+class Timed:
+    """Adds the seconds spent inside to a named entry."""
+
+    def __init__(self, clock: dict[str, float], name: str) -> None:
+        self.clock, self.name = clock, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock[self.name] = self.clock.get(self.name, 0.0) + time.perf_counter() - self.began
 
 
 def _mean(values: list[float] | list[int]) -> float:

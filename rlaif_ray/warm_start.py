@@ -16,15 +16,18 @@ from rlaif_ray.asking import SLICE_S
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import NetworkSpec, Policy, load_policy
-from rlaif_ray.types import Units
+from rlaif_ray.types import Judged
 
-__all__ = ["SetPolicy", "earlier_labels", "first_policy", "learn_from_earlier"]
+__all__ = ["EARLIER", "SetPolicy", "earlier_labels", "first_policy", "learn_from_earlier"]
+
+
+EARLIER = "earlier"  # source of the labels that ``reward_model.labels`` names: asked for by a design of their own
 
 
 class _Learns(Protocol):
     """The feedback loop, as far as it is needed here."""
 
-    def learn_from(self, labelled: Sequence[tuple[Units, float]]) -> None: ...
+    def learn_from(self, labelled: Sequence[Judged], source: str = "") -> None: ...
 
     def learn_to_judge(self, wait_s: float = 0.0) -> None: ...
 
@@ -61,7 +64,7 @@ class SetPolicy:
         learner.module[self.module_id].unwrapped().network.load_state_dict(self.weights)
 
 
-def earlier_labels(config: Config) -> list[tuple[Units, float]]:
+def earlier_labels(config: Config) -> list[Judged]:
     """The labels that ``reward_model.labels`` names. Raises ConfigError: there are none."""
     if not config.reward_model.labels:
         return []
@@ -70,9 +73,9 @@ def earlier_labels(config: Config) -> list[tuple[Units, float]]:
     return labels_in(Path(config.reward_model.labels))
 
 
-def learn_from_earlier(loop: _Learns, labelled: Sequence[tuple[Units, float]], stopping: Callable[[], bool]) -> None:
+def learn_from_earlier(loop: _Learns, labelled: Sequence[Judged], stopping: Callable[[], bool]) -> None:
     """Have the reward model learn from these labels, and wait until it has, or until ``stopping()``."""
-    loop.learn_from(labelled)
+    loop.learn_from(labelled, EARLIER)
     while labelled and not stopping():
         began = time.monotonic()
         loop.learn_to_judge(SLICE_S)

@@ -29,7 +29,7 @@ LEVELS: list[dict[str, set[str]]] = [
     },
     {"mixing": {"mixing"}},
     {"loop": set(LOOP.split())},
-    {"ppo": {"ppo", "ppo_config", "fleet", "learner", "placement", "warm_start"}},
+    {"ppo": {"ppo", "ppo_config", "fleet", "learner", "numbering", "placement", "warm_start"}},
     {"experiment": {"experiment", "course", "evaluation", "checkpoints", "machine", "runlog", "surroundings"}},
     {"sweep": {"sweep"}},
     {"report": {"report"}},

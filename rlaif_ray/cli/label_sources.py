@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlaif_ray.config import EnvConfig, RewardModelConfig, load_config
 from rlaif_ray.envs import env_spec
@@ -17,7 +17,7 @@ from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.judged import store_path
 from rlaif_ray.report.run import RunRecord, find_run
 from rlaif_ray.reward_model.labelled import observation_key
-from rlaif_ray.types import Array, Units, episodes_of
+from rlaif_ray.types import Array, Draw, Judged, Units, episodes_of
 
 __all__ = ["PooledLabels", "pooled"]
 
@@ -25,19 +25,35 @@ EXPORTED = {".parquet": import_parquet, ".jsonl": import_jsonl}
 Knows = Callable[[Array], bool | None]
 
 
+class Learner(Protocol):
+    """What holds labels: a trainer, or its labels alone."""
+
+    def add(self, units: Sequence[Units], values: Sequence[float], *, draws: Sequence[Draw], source: str) -> None: ...
+
+
 @dataclass
 class PooledLabels:
     """Verdicts of all sources, and beside them what is the case (never handed to a reward model)."""
 
-    units: list[Units] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    judged: dict[str, list[Judged]] = field(default_factory=dict)  # by source, where one design asked for them
     abstained: int = 0
     config: RewardModelConfig | None = None  # of the first run among the sources
     truth: dict[str, bool] = field(default_factory=dict)  # observation_key -> nothing bad happened
 
+    def __len__(self) -> int:
+        """Verdicts."""
+        return sum(map(len, self.judged.values()))
+
     @property
     def obs_shape(self) -> tuple[int, ...]:
-        return episodes_of(self.units[0])[0].obs.shape[1:]
+        first = next(one for labels in self.judged.values() for one in labels)
+        return episodes_of(first.units)[0].obs.shape[1:]
+
+    def teach(self, learner: Learner) -> None:
+        """Add all to what holds labels."""
+        for source, labels in self.judged.items():
+            units, values, draws = zip(*((one.units, one.value, one.draw) for one in labels), strict=True)
+            learner.add(units, values, draws=draws, source=source)
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ def pooled(sources: Sequence[str], env_id: str = "") -> PooledLabels:
             source = _found(text, env_id, Path(scratch) / f"{number}.sqlite")
             pool.config = pool.config or source.config
             _read(text, source, pool)
-    if not pool.units:
+    if not len(pool):
         raise ConfigError(
             f"labels: got {', '.join(map(repr, sources))} without one verdict ({pool.abstained} abstained)"
         )
@@ -101,7 +117,7 @@ def _read(text: str, source: _Source, pool: PooledLabels) -> None:
                 continue
             unit = store.units_of(label)
             for episode in episodes_of(unit):
-                if pool.units and episode.obs.shape[1:] != pool.obs_shape:
+                if len(pool) and episode.obs.shape[1:] != pool.obs_shape:
                     raise ConfigError(
                         f"labels {text!r}: got observations {episode.obs.shape[1:]}, those before have "
                         f"{pool.obs_shape}; labels of one world can be pooled"
@@ -109,8 +125,7 @@ def _read(text: str, source: _Source, pool: PooledLabels) -> None:
                 told = None if episode.states is None else knows(episode.states)
                 if told is not None:
                     pool.truth[observation_key(episode.obs)] = told
-            pool.units.append(unit)
-            pool.values.append(label.value)
+            pool.judged.setdefault(text, []).append(Judged(unit, label.value, label.draw))
 
 
 def _who_knows(env: EnvConfig | None) -> Knows:

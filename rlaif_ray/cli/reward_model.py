@@ -40,7 +40,7 @@ def fit(command: Fit) -> int:
         pool = pooled(command.labels, command.env)
         config = _config(pool.config, given)
         trainer = RewardModelTrainer(config, pool.obs_shape, command.seed)
-        trainer.add(pool.units, pool.values)
+        pool.teach(trainer)
         published = trainer.fit()
         train, held = trainer.parts()
         if published.report.heldout_n == 0:
@@ -117,7 +117,8 @@ def _model(text: str) -> RewardModel:
 
 
 def _unseen(model: RewardModel, pool: PooledLabels) -> tuple[int, list[Labelled]]:
-    """How many distinct labels there are, and those that the model did not learn from. Raises ConfigError."""
+    """How many distinct labels there are, and those to grade by: the model did not learn from them, and they were drawn
+    from all alike. Raises ConfigError."""
     from rlaif_ray.reward_model.labelled import Labels, mark
 
     if pool.obs_shape != model.obs_shape:
@@ -125,21 +126,24 @@ def _unseen(model: RewardModel, pool: PooledLabels) -> tuple[int, list[Labelled]
             f"labels: got observations {pool.obs_shape}, this reward model was made for {model.obs_shape}"
         )
     labels = Labels(model.obs_shape, model.config.holdout)
-    labels.add(pool.units, pool.values)
+    pool.teach(labels)
     known = labels.in_order()
     if model.trained_on:
         unseen = [one for one in known if mark(one.key) not in model.trained_on]
     else:  # written by an earlier version: what is held out is held out everywhere
         unseen = [one for one in known if one.held_out]
-    if not unseen:
+    fair = [one for one in unseen if labels.stands_for_all(one)]
+    if not fair:
+        chosen = f", and the other {len(unseen)} were asked about for what they are" if unseen else ""
         raise ConfigError(
-            f"labels: the reward model learned from all {len(known)} of them, none is left to grade it by"
+            f"labels: the reward model learned from {'all' if not unseen else len(known) - len(unseen)} "
+            f"of the {len(known)}{chosen}; none is left to grade it by"
         )
-    return len(known), unseen
+    return len(known), fair
 
 
 def _counts(pool: PooledLabels, distinct: int, graded: Sequence[Labelled]) -> dict[str, int]:
-    return {"verdicts": len(pool.values), "abstained": pool.abstained, "distinct": distinct, "graded": len(graded)}
+    return {"verdicts": len(pool), "abstained": pool.abstained, "distinct": distinct, "graded": len(graded)}
 
 
 def _say(as_json: bool, figures: dict[str, Any]) -> None:

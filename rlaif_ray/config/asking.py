@@ -39,7 +39,8 @@ class FeedbackConfig(Section):
     those the reward model is unsure of (`uncertain`) or its ensemble disagrees about (`disagreement`), or as many of
     each bin of its belief and of either ending (`stratified`). Chances are stored: estimates hold for all episodes."""
     audit_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """Share of the questions that is drawn from all episodes alike, whatever `select` prefers."""
+    """Share of the questions that is drawn from all episodes alike, whatever `select` prefers; the reward model is
+    graded on those."""
     late: Literal["rm", "defer", "wait"] = "rm"
     """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it, and
     keep back what hasn't come even then."""

@@ -80,7 +80,8 @@ class RewardModelConfig(Section):
     early_stop: Literal["training", "validation"] = "training"
     """What ends a fit early: the loss on the labels it learns from, or on an eighth of them that it doesn't."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of labels never trained on."""
+    """Share of labels never trained on. Where `feedback.select` prefers some episodes these are of the audit alone, and
+    no more than all of it."""
     min_labels: PositiveInt = 40
     """Labels before the first fit."""
     retrain_every: PositiveInt = 20

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from rlaif_ray.config import load_config
 from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import Units
+from rlaif_ray.types import Judged, Label, Units
 
-__all__ = ["labels_in", "store_of"]
+__all__ = ["judged_in", "labels_in", "store_of"]
+
+
+class _Knows(Protocol):
+    """A label store, or its actor's handle."""
+
+    def units_of(self, label: Label) -> Units: ...
+
+
+def judged_in(store: _Knows, labels: Iterable[Label]) -> list[Judged]:
+    """The verdicts among these labels of the store with what they are about. Raises StoreError."""
+    return [Judged(store.units_of(one), one.value, one.draw) for one in labels if one.value is not None]
 
 
 def store_of(where: Path) -> Path:
@@ -30,7 +43,7 @@ def store_of(where: Path) -> Path:
     return found
 
 
-def labels_in(where: Path) -> list[tuple[Units, float]]:
+def labels_in(where: Path) -> list[Judged]:
     """Every verdict in the store with what it is about, oldest first; abstentions are none.
 
     Raises ConfigError: no store, no verdict in it, or it can't be read.
@@ -38,7 +51,7 @@ def labels_in(where: Path) -> list[tuple[Units, float]]:
     path = store_of(where)
     try:
         with LabelStore(path, readonly=True) as store:
-            found = [(store.units_of(one), one.value) for one in store.labels() if one.value is not None]
+            found = judged_in(store, store.labels())
     except StoreError as error:
         raise ConfigError(f"reward_model.labels: got {str(where)!r}, which can't be used: {error}") from None
     if not found:

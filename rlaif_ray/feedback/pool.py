@@ -28,12 +28,13 @@ from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
 from rlaif_ray.feedback.budget import Account, Caps, share_at
 from rlaif_ray.feedback.database import owner_alive
+from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
 from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Label, Units, episode_key, episodes_of
+from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Judged, Label, Units, episode_key, episodes_of
 
 __all__ = ["FeedbackPool", "PoolStats"]
 
@@ -196,11 +197,10 @@ class FeedbackPool:
             self._collect(deadline - time.monotonic())
         return self._hand_out()
 
-    def stored(self) -> list[tuple[Units, float]]:
+    def stored(self) -> list[Judged]:
         """Every verdict of this run in the store with what it is about, oldest first. Raises StoreError."""
         with self._store.opened() as store:
-            labels = [(one, one.value) for one in store.labels(self._run_id)]
-            return [(store.units_of(one), value) for one, value in labels if value is not None]
+            return judged_in(store, store.labels(self._run_id))
 
     @property
     def manners(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def choose(rng: np.random.Generator, candidates: Candidates, expected: float, fe
 
     ``expected`` is kept exactly where it is a whole number; else one draw settles the fractional part, so that a small
     share of a few episodes is neither always none nor always one. Where the mode needs a reward model and there is none
-    yet, all have the same probability. Raises ValueError: ``expected`` is below 0.
+    yet, all have the same probability, and the audit its share of them. Raises ValueError: ``expected`` is below 0.
     """
     E = len(candidates)
     if expected < 0.0:
@@ -39,7 +39,7 @@ def choose(rng: np.random.Generator, candidates: Candidates, expected: float, fe
         return Drawn.none()
     size = sizes(candidates, feedback.select)
     if size is None:
-        return _alike(rng, E, expected)
+        return _alike(rng, E, expected, 1.0 if feedback.select == "uniform" else feedback.audit_share)
     floor = feedback.audit_share * expected / E
     probability = inclusion_probabilities(size, expected, feedback.audit_share)
     order = rng.permutation(E)
@@ -114,12 +114,14 @@ def systematic(rng: np.random.Generator, probability: Array, order: Array) -> Ar
     return np.asarray(order[np.flatnonzero(np.diff(marks))], np.int64)
 
 
-def _alike(rng: np.random.Generator, E: int, expected: float) -> Drawn:
-    """Simple random sampling: all are audit."""
+def _alike(rng: np.random.Generator, E: int, expected: float, audit_share: float) -> Drawn:
+    """Simple random sampling. All could be audit; where a mode waits for its reward model a random share of them is, as
+    in the draws that follow: the audit then is one sample, in which no phase has more weight than another."""
     whole = int(expected)
     count = min(whole + int(rng.random() < expected - whole), E)
     chosen = rng.choice(E, size=count, replace=False).astype(np.int64)
-    return Drawn(chosen, np.full(count, expected / E), np.ones(count, bool))
+    audit = np.ones(count, bool) if audit_share == 1.0 else rng.random(count) < audit_share
+    return Drawn(chosen, np.full(count, expected / E), audit)
 
 
 def _places(candidates: Candidates) -> Array:

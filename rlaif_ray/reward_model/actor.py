@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import RlaifError
 from rlaif_ray.reward_model.trainer import Published, RewardModelTrainer
-from rlaif_ray.types import Episode, Units
+from rlaif_ray.types import Draw, Episode, Units
 
 __all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
 
@@ -30,9 +30,12 @@ NICENESS = 10  # a fit must not slow the learner down where both share few cores
 class RewardModelHandle(Protocol):
     """What both handles offer."""
 
-    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
+    def add(
+        self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""
+    ) -> None:
         """Hand over verdicts' values in [0, 1] about whole episodes, or about two (1: the first is preferred); a fit
-        follows by itself when one is due."""
+        follows by itself when one is due. ``draws`` say how each was chosen (empty: all audit) among the labels of
+        ``source``: where some were preferred, only audit labels can be held out."""
 
     def poll(self) -> list[Published]:
         """Outcomes of fits since the last poll, oldest first. Raises RlaifError if fitting failed for good."""
@@ -46,6 +49,9 @@ class RewardModelHandle(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state()``; add the stored labels again afterwards. Raises CheckpointError for anything else."""
 
+    def skip(self, version: int) -> None:
+        """Versions up to this one have been published before: the next ones have numbers above it."""
+
     def close(self) -> None:
         """Stop; no fit is waited for."""
 
@@ -57,8 +63,10 @@ class LocalRewardModel:
         self._trainer = RewardModelTrainer(config, obs_shape, seed, device)
         self._outcomes: list[Published] = []
 
-    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
-        self._outcomes += self._trainer.learn(units, values)
+    def add(
+        self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""
+    ) -> None:
+        self._outcomes += self._trainer.learn(units, values, draws, source)
 
     def poll(self) -> list[Published]:
         outcomes, self._outcomes = self._outcomes, []
@@ -73,8 +81,21 @@ class LocalRewardModel:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._trainer.restore(state)
 
+    def skip(self, version: int) -> None:
+        self._trainer.skip(version)
+
     def close(self) -> None:
         self._outcomes = []
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Labels that were added together."""
+
+    units: Sequence[Units]
+    values: Sequence[float]
+    draws: Sequence[Draw]
+    source: str
 
 
 class _Worker:
@@ -87,36 +108,47 @@ class _Worker:
         usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
         self._trainer = RewardModelTrainer(config, obs_shape, seed, usable)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], version: int) -> None:
         self._trainer.restore(state)
+        self._trainer.skip(version)
 
-    def learn(self, units: Sequence[Units], values: Sequence[float]) -> tuple[list[Published], dict[str, Any]]:
-        """One portion of labels -> outcomes, and the state after it, so that the driver always holds the newest."""
-        return self._trainer.learn(units, values), self._trainer.state()
+    def skip(self, version: int) -> None:
+        self._trainer.skip(version)
+
+    def learn(self, portions: Sequence[_Portion]) -> tuple[list[Published], dict[str, Any]]:
+        """Some portions of labels, one fit -> outcomes, and the state after it, so that the driver always holds the
+        newest."""
+        for one in portions:
+            self._trainer.add(one.units, one.values, draws=one.draws, source=one.source)
+        return self._trainer.fit_if_due(), self._trainer.state()
 
 
 class RewardModelClient:
     """Fits in a Ray actor that takes no CPU share of its own and gives way to the learner.
 
-    One portion of labels is in flight at a time; what is added meanwhile goes out together with the next call, so a
-    backlog costs one fit and not many. A dead actor is replaced, given the last state known and all labels again.
+    One call is in flight at a time; labels that are added meanwhile go out together with the next one, so a backlog
+    costs one fit and not many. A dead actor is replaced, given the last state known and all labels again.
     """
 
     def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
         self._checks = RewardModelTrainer(config, obs_shape, seed)  # refuses here and now what the actor would refuse
         self._arguments = (config, tuple(obs_shape), seed, device)
-        self._labels: list[tuple[Units, float]] = []
+        self._portions: list[_Portion] = []
         self._sent = 0
+        self._skipped = 0  # versions that have been published before
         self._in_flight: Any = None
         self._outcomes: list[Published] = []
         self._state = self._checks.state()
         self._restarts = 0
         self._actor: Any = self._start()
 
-    def add(self, units: Sequence[Units], values: Sequence[float]) -> None:
+    def add(
+        self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""
+    ) -> None:
         """Returns at once. Raises ShapeError for labels that don't fit, RlaifError if the actor can't be kept alive."""
-        self._checks.check(units, values)
-        self._labels += [(_seen(one), float(v)) for one, v in zip(units, values, strict=True)]
+        self._checks.check(units, values, draws)
+        if units:
+            self._portions.append(_Portion([_seen(one) for one in units], list(map(float, values)), [*draws], source))
         self._advance(0.0)
 
     def poll(self) -> list[Published]:
@@ -139,17 +171,21 @@ class RewardModelClient:
         """Labels added so far are forgotten: the caller adds the stored ones again."""
         self._checks.restore(state)
         self._state = self._checks.state()
-        self._labels, self._outcomes = [], []
+        self._portions, self._outcomes = [], []
         self._replace_actor()
+
+    def skip(self, version: int) -> None:
+        self._skipped = max(self._skipped, version)
+        self._actor.skip.remote(self._skipped)
 
     def close(self) -> None:
         if self._actor is not None:
             ray.kill(self._actor)
         self._actor = self._in_flight = None
-        self._labels, self._outcomes, self._sent = [], [], 0
+        self._portions, self._outcomes, self._sent = [], [], 0
 
     def _busy(self) -> bool:
-        return self._actor is not None and (self._in_flight is not None or self._sent < len(self._labels))
+        return self._actor is not None and (self._in_flight is not None or self._sent < len(self._portions))
 
     def _advance(self, timeout_s: float) -> None:
         """Take in what came back (waiting for it at most so long) and send what hasn't been sent."""
@@ -159,8 +195,8 @@ class RewardModelClient:
                 return
             self._take(self._in_flight)
         if self._in_flight is None and self._busy():
-            portion, self._sent = self._labels[self._sent :], len(self._labels)
-            self._in_flight = self._actor.learn.remote([e for e, _ in portion], [v for _, v in portion])
+            unsent, self._sent = self._portions[self._sent :], len(self._portions)
+            self._in_flight = self._actor.learn.remote(unsent)
 
     def _take(self, reference: Any) -> None:
         self._in_flight = None
@@ -191,7 +227,7 @@ class RewardModelClient:
         if self._arguments[-1] != "cpu":
             options["runtime_env"] = keep_gpus_visible
         actor = ray.remote(_Worker).options(**options).remote(*self._arguments)
-        actor.restore.remote(self._state)
+        actor.restore.remote(self._state, self._skipped)
         return actor
 
 

@@ -113,7 +113,7 @@ def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gat
     """Publish the candidate, refuse it, or keep the incumbent. Grades (but ``on_training``) are on held-out labels.
 
     * A candidate that didn't even learn its own training labels of both classes is refused: where the held-out labels
-      lack a class, "always good" would pass otherwise.
+      lack a class, "always good" would pass otherwise. (``Grade.none()`` refuses nothing.)
     * With its gate shut it is never published. The incumbent stays in service, and counts as long as *it* still passes.
     * With its gate open it replaces an incumbent unless that passes too and the candidate is clearly worse (paired).
     """

@@ -1,4 +1,9 @@
-"""Labelled episodes as the reward model keeps them: one for each distinct content, the copies' verdicts averaged."""
+"""Labelled episodes as the reward model keeps them: one for each distinct content, the copies' verdicts averaged.
+
+Some are held out: never learned from, a model is graded on them. They must be like all episodes that end, whatever was
+preferred in asking. So where a source of labels has some that were drawn for what is known of them (``targeted``), only
+its ``audit`` labels can be held out, and more of those, so that of all its labels the share held out is the same.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from rlaif_ray.errors import ShapeError
 from rlaif_ray.reward_model.losses import mean_belief, scale_of
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
-from rlaif_ray.types import Array, Episode, Scale, Units, episodes_of
+from rlaif_ray.types import DRAWS, Array, Draw, Episode, Scale, Units, episodes_of
 
 __all__ = [
     "Labelled",
@@ -39,8 +44,9 @@ class Labelled:
     obs: tuple[Array, ...]  # of the one, or of both
     values: list[float]
     weight: float
-    held_out: bool
     policy_version: int  # the newest that made it: it is on-policy for that one too
+    draws: dict[str, set[Draw]]  # by source of labels: how it was chosen there
+    held_out: bool = False  # as of the last ``Labels.in_order``
     digests: tuple[Bags, ...] = ()  # made at the first fit that needs them
 
     @property
@@ -71,7 +77,7 @@ def is_chosen(key: str, purpose: str, share: float) -> bool:
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Whether a label is never trained on: a fixed share of every period's, whatever policy they come from."""
+    """Whether a label that may be held out is: a share of every period's, whatever policy they come from."""
     return is_chosen(key, "held out", share)
 
 
@@ -81,28 +87,66 @@ class Labels:
     def __init__(self, obs_shape: Sequence[int], holdout: float) -> None:
         self.obs_shape, self.holdout = tuple(obs_shape), holdout
         self._by_key: dict[str, Labelled] = {}
+        self._targeted: set[str] = set()  # sources whose asking preferred some
 
     def __len__(self) -> int:
         """Distinct ones."""
         return len(self._by_key)
 
     def in_order(self) -> list[Labelled]:
-        """By key: the order of arrival must not matter."""
+        """By key, each told whether it is held out: the order of arrival must not matter."""
+        share = {
+            source: self._share(source) for source in {source for one in self._by_key.values() for source in one.draws}
+        }
+        for one in self._by_key.values():
+            chances = [share[source] for source in one.draws if self._alike(one, source)]
+            one.held_out = is_held_out(one.key, max(chances, default=0.0))
         return [self._by_key[key] for key in sorted(self._by_key)]
 
-    def add(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
-        """Take verdicts' values in [0, 1] about whole episodes (1 is good), or about two of them (1: the first one is
-        preferred). Raises ShapeError for anything else."""
-        weights = [1.0] * len(values) if weights is None else weights
-        self.check(units, values, weights)
-        for unit, value, weight in zip(units, values, weights, strict=True):
-            self._add(episodes_of(unit), float(value), float(weight))
+    def stands_for_all(self, one: Labelled) -> bool:
+        """Whether some draw that treats all episodes alike asked about it: only then may a model be graded on it."""
+        return any(self._alike(one, source) for source in one.draws)
 
-    def check(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
+    def _alike(self, one: Labelled, source: str) -> bool:
+        draws = one.draws.get(source, set())
+        return "audit" in draws or (bool(draws) and source not in self._targeted)
+
+    def _share(self, source: str) -> float:
+        """Of a source's labels that may be held out, those that are: ``holdout`` of all of its labels, or every one."""
+        there = [one for one in self._by_key.values() if source in one.draws]
+        alike = sum(self._alike(one, source) for one in there)
+        return min(1.0, self.holdout * (len(there) / alike)) if alike else 0.0
+
+    def add(
+        self,
+        units: Sequence[Units],
+        values: Sequence[float],
+        weights: Sequence[float] | None = None,
+        *,
+        draws: Sequence[Draw] = (),
+        source: str = "",
+    ) -> None:
+        """Take verdicts' values in [0, 1] about whole episodes (1 is good), or about two of them (1: the first one is
+        preferred). ``draws`` say how each was chosen (empty: all audit) among the labels of ``source``, which were
+        asked for by one design. Raises ShapeError for anything else."""
+        weights = [1.0] * len(values) if weights is None else weights
+        draws = draws or ["audit"] * len(values)
+        self.check(units, values, weights, draws)
+        for unit, value, weight, draw in zip(units, values, weights, draws, strict=True):
+            self._add(episodes_of(unit), float(value), float(weight), (source, draw))
+
+    def check(
+        self,
+        units: Sequence[Units],
+        values: Sequence[float],
+        weights: Sequence[float] | None = None,
+        draws: Sequence[Draw] = (),
+    ) -> None:
         """Raises ShapeError for labels that ``add`` won't take."""
         weights = [1.0] * len(values) if weights is None else weights
         if not len(units) == len(values) == len(weights):
             raise ShapeError(f"labels: got {len(units)} episodes, {len(values)} values, {len(weights)} weights")
+        _check_draws(draws, len(values))
         several = {len(episodes_of(unit)) for unit in units}
         several |= {len(known.obs) for known in itertools.islice(self._by_key.values(), 1)}
         if len(several) > 1:
@@ -114,7 +158,7 @@ class Labels:
                 if episode.obs.shape[1:] != self.obs_shape:
                     raise ShapeError(f"label: got observations {episode.obs.shape[1:]}, expected {self.obs_shape}")
 
-    def _add(self, episodes: tuple[Episode, ...], value: float, weight: float) -> None:
+    def _add(self, episodes: tuple[Episode, ...], value: float, weight: float, asked: tuple[str, Draw]) -> None:
         obs = tuple(episode.obs for episode in episodes)
         keys = [observation_key(one) for one in obs]
         if len(keys) == 2 and keys[0] == keys[1]:
@@ -122,13 +166,25 @@ class Labels:
         if keys != sorted(keys):  # the same two the other way round are the same label
             keys, obs, value = keys[::-1], obs[::-1], 1.0 - value
         key, version = "|".join(keys), max(episode.policy_version for episode in episodes)
+        source, draw = asked
+        if draw == "targeted":
+            self._targeted.add(source)
         known = self._by_key.get(key)
         if known is None:
-            self._by_key[key] = Labelled(key, obs, [value], weight, is_held_out(key, self.holdout), version)
+            self._by_key[key] = Labelled(key, obs, [value], weight, version, {source: {draw}})
             return
+        known.draws.setdefault(source, set()).add(draw)
         known.values.append(value)
         known.weight = max(known.weight, weight)
         known.policy_version = max(known.policy_version, version)
+
+
+def _check_draws(draws: Sequence[str], expected: int) -> None:
+    """Raises ShapeError."""
+    if draws and len(draws) != expected:
+        raise ShapeError(f"labels: got {len(draws)} draws, {expected} values")
+    if unknown := set(draws).difference(DRAWS):
+        raise ShapeError(f"label: got draw {min(unknown)!r}, expected one of {', '.join(DRAWS)}")
 
 
 def targets(labels: Sequence[Labelled]) -> Array:

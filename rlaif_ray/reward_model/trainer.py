@@ -22,7 +22,7 @@ from rlaif_ray.reward_model.labelled import Labelled, Labels, final_beliefs, fin
 from rlaif_ray.reward_model.losses import Confusion, fit_temperature
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.noise import FlipRates
-from rlaif_ray.types import RewardModelReport, Units
+from rlaif_ray.types import Draw, RewardModelReport, Units
 
 __all__ = ["Published", "RewardModelTrainer"]
 
@@ -65,31 +65,50 @@ class RewardModelTrainer:
         self.served: RewardModel | None = None
         self.labels = Labels(self.obs_shape, config.holdout)
         self._considered = 0  # labels that the last fit knew
-        self._version = 0
+        self._version = 0  # the highest number that was given to a version
         RewardModel.create(config, self.obs_shape, seed)  # an impossible shape is an error now, not at the first fit
 
     def __len__(self) -> int:
         """Distinct labelled episodes."""
         return len(self.labels)
 
-    def add(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
+    def add(
+        self,
+        units: Sequence[Units],
+        values: Sequence[float],
+        weights: Sequence[float] | None = None,
+        *,
+        draws: Sequence[Draw] = (),
+        source: str = "",
+    ) -> None:
         """Take verdicts' values in [0, 1] about whole episodes (1 is good), or about two of them (1: the first one is
-        preferred). Raises ShapeError for anything else."""
-        self.labels.add(units, values, weights)
+        preferred). ``draws`` say how each was chosen (empty: all audit) among the labels of ``source``. Raises
+        ShapeError for anything else."""
+        self.labels.add(units, values, weights, draws=draws, source=source)
 
-    def check(self, units: Sequence[Units], values: Sequence[float], weights: Sequence[float] | None = None) -> None:
+    def check(self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = ()) -> None:
         """Raises ShapeError for labels that ``add`` won't take."""
-        self.labels.check(units, values, weights)
+        self.labels.check(units, values, None, draws)
 
     def due(self) -> bool:
         """Whether a fit would know enough new labels: `min_labels` for the first, then every `retrain_every`."""
         fresh = len(self) - self._considered
         return len(self) >= self.config.min_labels and (not self._considered or fresh >= self.config.retrain_every)
 
-    def learn(self, units: Sequence[Units], values: Sequence[float]) -> list[Published]:
+    def learn(
+        self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""
+    ) -> list[Published]:
         """``add``, then one ``fit`` if that made it due."""
-        self.add(units, values)
+        self.add(units, values, draws=draws, source=source)
+        return self.fit_if_due()
+
+    def fit_if_due(self) -> list[Published]:
+        """One ``fit``, or none."""
         return [self.fit()] if self.due() else []
+
+    def skip(self, version: int) -> None:
+        """Versions up to this one have been published before: the next ones have numbers above it."""
+        self._version = max(self._version, version)
 
     def fit(self) -> Published:
         """Fit on the labels at hand, grade on the held-out ones, and publish, refuse or keep the version in service."""
@@ -101,11 +120,12 @@ class RewardModelTrainer:
             decision = Decision(None, None, gate_open=False, reason=why_not)
             return Published(None, self._report(decision, None, None, len(train), started))
         fit = self._fitted(train, held)
-        candidate, new = fit.model, examine(fit.model, held)
-        old = None if self.served is None else examine(self.served, held)
+        asked, served = self._comparable(held)
+        candidate, new = fit.model, examine(fit.model, asked)
+        old = None if served is None else examine(served, asked)
         decision = decide(
             candidate=new.exam,
-            on_training=grade(final_beliefs(candidate, train), targets(train)),
+            on_training=self._on_training(candidate, train, new.exam),
             incumbent=None if old is None else old.exam,
             gate_accuracy=self.config.gate_accuracy,
         )
@@ -118,6 +138,24 @@ class RewardModelTrainer:
         in_service = new if decision.publish or old is None else old  # also where its gate shut just now
         report = replace(report, drift_p=in_service.drift_p, drift_alarm=in_service.drift_alarm)
         return Published(candidate.state() if decision.publish else None, report)
+
+    def _comparable(self, held: Sequence[Labelled]) -> tuple[Sequence[Labelled], RewardModel | None]:
+        """Labels that neither a new version nor the one in service has learned from, and that one; all and None where
+        too few are left.
+
+        Which labels are held out can change: an audit asks about what was learned from, or its share of the labels
+        turns out smaller. By what it knows from learning, a version in service would look better than it is.
+        """
+        if self.served is None:
+            return held, None
+        unseen = [one for one in held if mark(one.key) not in self.served.trained_on]
+        return (unseen, self.served) if len(unseen) >= FEWEST_HELD_OUT else (held, None)
+
+    def _on_training(self, candidate: RewardModel, train: Sequence[Labelled], exam: Grade) -> Grade:
+        """Whether it learned what it was taught. Labels that were preferred for being hard would say that it didn't, of
+        a model that is right about nearly all episodes: they are asked only where the exam lacks a class."""
+        fair = math.isnan(exam.balanced) or all(map(self.labels.stands_for_all, train))
+        return grade(final_beliefs(candidate, train), targets(train)) if fair else Grade.none()
 
     def parts(self) -> tuple[list[Labelled], list[Labelled]]:
         """Labels to learn from, and those held out, each in an order that has nothing to do with when they came."""
@@ -169,7 +207,7 @@ class RewardModelTrainer:
         if decision.candidate is not None:
             extra["candidate_accuracy"] = decision.candidate.accuracy
         return RewardModelReport(
-            version=self._version,
+            version=0 if self.served is None else self.served.version,
             gate_open=decision.gate_open,
             heldout_accuracy=shown.accuracy,
             heldout_n=shown.n,

@@ -21,6 +21,7 @@ from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.sweep.place import Place
 from rlaif_ray.sweep.plan import Cell, suggested
+from rlaif_ray.types import Judged
 
 __all__ = ["Audit", "SweepTrial", "cell_of"]
 
@@ -268,17 +269,17 @@ class SweepTrial(FeedbackPPO):
         with LabelStore(self.store_path, readonly=True) as store:
             return store.labels(run=run)
 
-    def _stored_labels(self) -> list[Any]:
+    def _stored_labels(self) -> list[Judged]:
         """Of this trial, and of those it was cloned from until then: their reward model is its own now."""
         found = super()._stored_labels()
         if not self.inherited:
             return found
+        from rlaif_ray.feedback.earlier import judged_in
         from rlaif_ray.feedback.store import LabelStore
 
         with LabelStore(self.store_path, readonly=True) as store:
             for run, last in self.inherited.items():
-                theirs = [one for one in store.labels(run=run) if one.label_id <= last and one.value is not None]
-                found += [(store.episode_of(one), one.value) for one in theirs]
+                found += judged_in(store, (one for one in store.labels(run=run) if one.label_id <= last))
         return found
 
     def cleanup(self) -> None:

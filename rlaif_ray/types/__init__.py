@@ -28,6 +28,7 @@ from rlaif_ray.types.episodes import (
 from rlaif_ray.types.protocols import EpisodeRenderer, EpisodeTeller, FrameReader, Reading, VectorWorld
 from rlaif_ray.types.verdicts import (
     Abstention,
+    Judged,
     Label,
     PeriodAccuracy,
     QuestionKind,
@@ -53,6 +54,7 @@ __all__ = [
     "EpisodeTeller",
     "Fragment",
     "FrameReader",
+    "Judged",
     "Label",
     "PeriodAccuracy",
     "PolicyVersion",

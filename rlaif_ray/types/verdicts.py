@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.types.choosing import DRAWS, Draw
-from rlaif_ray.types.episodes import Array, PolicyVersion, need
+from rlaif_ray.types.episodes import Array, PolicyVersion, Units, need
 
 __all__ = [
     "Abstention",
+    "Judged",
     "Label",
     "PeriodAccuracy",
     "QuestionKind",
@@ -123,6 +124,15 @@ class Label:
     def value(self) -> float | None:
         """The verdict's value in [0, 1]; None for an abstention."""
         return self.outcome.value if isinstance(self.outcome, Verdict) else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A stored verdict with what it is about, for a reward model to learn from."""
+
+    units: Units
+    value: float  # [0, 1]; of a preference: that the first is preferred
+    draw: Draw = "audit"  # how it was chosen; only what was drawn from all alike may be held out
 
 
 @dataclass(frozen=True)

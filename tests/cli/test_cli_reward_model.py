@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.envs.homegrid_paths import shortest_actions
 from rlaif_ray.feedback.budget import Amount, Caps
+from rlaif_ray.feedback.earlier import labels_in
 from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Asked, JudgeIdentity, question_about
 from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.reward_model import RewardModel
-from rlaif_ray.types import Abstention, Array, Episode, Usage, Verdict
+from rlaif_ray.types import Abstention, Array, Draw, Episode, Usage, Verdict
 
 FREE = Usage(cost_usd=0.0)
 
@@ -62,19 +64,21 @@ def walks(n: int, seed: int) -> tuple[list[Episode], Array]:
     return done[:n], np.array(squashed[:n])
 
 
-def keep(folder: Path, episodes: list[Episode], values: list[float | None]) -> Path:
-    """A run's folder with these answers in its label store; None: an abstention."""
+def keep(
+    folder: Path, episodes: list[Episode], values: list[float | None], draws: Sequence[Draw] | None = None
+) -> Path:
+    """A run's folder with these answers in its label store; None: an abstention. ``draws``: how each was chosen."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(load_config("homegrid", {"run.name": folder.name})))
     prompt = load_prompt("homegrid-align")
     with LabelStore(folder / "labels.sqlite") as store:
         store.open_run(folder.name, Caps())
-        for episode, value in zip(episodes, values, strict=True):
+        for episode, value, draw in zip(episodes, values, draws or ["audit"] * len(values), strict=True):
             drawn = episode if episode.states is not None else replace(episode, states=episode.obs[:, 0, :, 0])
             question = question_about(
                 drawn, renderer=Blank(), prompt=prompt, judge=JudgeIdentity("builtin", "p"), max_images=101
             )
-            record = record_of(Asked(question, episode, folder.name, step=0))
+            record = record_of(Asked(question, episode, folder.name, step=0, draw=draw))
             outcome = Abstention("refusal", "no", FREE) if value is None else Verdict(
                 "approval", value, "yes" if value else "no", FREE, approved=value > 0.5
             )  # fmt: skip
@@ -168,6 +172,32 @@ def test_evaluate_leaves_out_what_was_learned_from(
     assert audit["judge"]["accuracy"] == 1.0  # this one made no mistake
     assert audit["reward_model"]["balanced_accuracy"] > 0.9
     assert audit["reward_model"] == alone["against_judge"]
+
+
+def test_it_is_graded_on_what_was_drawn_from_all_alike(
+    run: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 160 labels three quarters were asked about for what they are, and the judge errs about just those."""
+    episodes, squashed = walks(160, seed=6)
+    draws: list[Draw] = ["targeted"] * 120 + ["audit"] * 40
+    said: list[float | None] = [float(bad == (i < 120)) for i, bad in enumerate(squashed)]
+    biased = keep(tmp_path / "biased", episodes, said, draws)
+    found = figures(capsys, "evaluate", str(fitted), str(biased))
+    assert found["labels"]["verdicts"] == 160
+    assert 20 < found["labels"]["graded"] <= 40
+    assert found["against_judge"]["accuracy"] > 0.9
+    beside = figures(capsys, "evaluate", str(fitted), str(run), str(biased))  # whose labels are all audit
+    alone = figures(capsys, "evaluate", str(fitted), str(run))
+    assert beside["labels"]["graded"] <= alone["labels"]["graded"] + 40
+    exported = tmp_path / "labels.parquet"
+    assert main(["labels", "export", str(biased / "labels.sqlite"), "--out", str(exported)]) == 0
+    assert figures(capsys, "evaluate", str(fitted), str(exported))["against_judge"] == found["against_judge"]
+    learned = figures(capsys, "fit", str(biased), "--out", str(tmp_path / "model.npz"), code=1)
+    assert learned["status"] == "refused"  # what it was taught is the other way round
+    assert all(one.draw == "targeted" for one in labels_in(biased)[:100])
+    unfit = keep(tmp_path / "unfit", episodes[:60], said[:60], draws[:60])
+    assert "0 held-out labels" in refused(capsys, "fit", str(unfit), "--out", str(tmp_path / "model.npz"))
+    assert "for what they are; none is left" in refused(capsys, "evaluate", str(fitted), str(unfit))
 
 
 def test_a_table_for_people(run: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,9 +132,14 @@ def test_every_stratum_gets_its_share_each_time() -> None:
 def test_without_a_reward_model_all_are_alike(select: str) -> None:
     found = episodes()
     blind = Candidates(found.policy_version, found.ended, found.terminated)
-    drawn = choose(np.random.default_rng(0), blind, 4.0, feedback_of[select])
-    assert drawn.audit.all()
-    assert drawn.probability == pytest.approx([0.1] * 4)
+    rng, hits, audits = np.random.default_rng(0), np.zeros(E), 0
+    for _ in range(1000):
+        drawn = choose(rng, blind, 4.0, feedback_of[select])
+        assert drawn.probability == pytest.approx([0.1] * 4)
+        hits[drawn.index] += 1
+        audits += int(drawn.audit.sum())
+    np.testing.assert_allclose(hits / 1000, 0.1, atol=0.05)
+    assert audits / 4000 == pytest.approx(0.1, abs=0.025)  # as in the draws that follow
 
 
 # --------------------------------------------------------------------------------------------- what it says of all

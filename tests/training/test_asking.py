@@ -22,6 +22,7 @@ from rlaif_ray.asking import fraction_at
 from rlaif_ray.config import load_config
 from rlaif_ray.feedback.select import choose
 from rlaif_ray.loop import FeedbackLoop
+from rlaif_ray.types import Judged
 
 REWEIGHT = {"mix.unjudged": "reweight", "feedback.late": "defer"}
 DIRECT = {"mix.source": "direct", "mix.credit": "terminal"}
@@ -138,12 +139,12 @@ def test_a_part_kept_back_knows_its_chance_after_a_restart():
     held = {one.episode_id for one in loop.payer.held}
     assert len(held) == 2
     again = loop_of(Fair(), None, **REWEIGHT, **keys)
-    again.restore(loop.state(), [(e, 1.0) for e in rollout.episodes if e.episode_id in held])
+    again.restore(loop.state(), [Judged(e, 1.0) for e in rollout.episodes if e.episode_id in held])
     released = again.release()
     assert [float(mixed.feedback.sum()) for _, mixed in released] == pytest.approx([8.0, 8.0])  # weight 2, 1 / pi = 4
     state = loop.state()
     again.restore(
-        state | {"inclusion": dict.fromkeys(state["inclusion"], np.inf)}, [(e, 1.0) for e in rollout.episodes]
+        state | {"inclusion": dict.fromkeys(state["inclusion"], np.inf)}, [Judged(e, 1.0) for e in rollout.episodes]
     )
     assert [mixed.counts["task"] for _, mixed in again.release()] == [1, 1]  # no draw asked for them
 

@@ -5,6 +5,7 @@ import pytest
 from test_feedback_loop import Pool, Trainer, abstention, loop_of, published, runner, verdict
 
 from rlaif_ray.mixing import generalized_advantages
+from rlaif_ray.types import Judged
 
 
 def turn(loop, rollout, step=1000):
@@ -92,7 +93,7 @@ def test_parts_kept_back_survive_a_checkpoint_and_take_the_verdict_that_came_mea
     turn(loop, rollout)
     episode = rollout.episodes[0]
     again = deferring(lambda e: None, 10**6)
-    again.restore(loop.state(), [(episode, 1.0)])
+    again.restore(loop.state(), [Judged(episode, 1.0)])
     ((_, one),) = again.release()
     assert one.counts["direct"] == 1
     assert one.feedback.sum() == pytest.approx(2.0)

@@ -16,7 +16,7 @@ from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsKey
 from rlaif_ray.feedback.select import choose
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.packed import packed_ranges
-from rlaif_ray.types import Abstention, Label, RewardModelReport, Scores, Usage, Verdict
+from rlaif_ray.types import Abstention, Judged, Label, RewardModelReport, Scores, Usage, Verdict
 
 # ------------------------------------------------------------------------------------------------ fakes
 
@@ -145,8 +145,17 @@ class Trainer:
     restored: object = None
     when_waited: list = field(default_factory=list)
 
-    def add(self, episodes, values):
+    draws: list = field(default_factory=list)
+    sources: list = field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, episodes, values, draws=(), source=""):
+        self.draws += draws
+        self.sources.append(source)
         self.added += list(zip([e.episode_id for e in episodes], values, strict=True))
+
+    def skip(self, version):
+        self.skipped = max(self.skipped, version)
 
     def poll(self):
         out, self.publish = self.publish, []
@@ -189,7 +198,8 @@ class Disagreeing(Belief):
 
 
 class Pairs(Trainer):
-    def add(self, pairs, values):
+    def add(self, pairs, values, draws=(), source=""):
+        self.draws += draws
         self.added += [(a.episode_id, b.episode_id, v) for (a, b), v in zip(pairs, values, strict=True)]
 
 
@@ -568,9 +578,10 @@ def test_state_comes_back_and_goes_on_alike():
     state = a.state()
     restored, stored = Trainer(), sample(12).episodes[0]
     b = fresh(restored)
-    b.restore(state, [(stored, 1.0)])
+    b.restore(state, [Judged(stored, 1.0, "targeted")], published=5)
     assert restored.restored == state["trainer"]
-    assert restored.added == [(stored.episode_id, 1.0)]
+    assert restored.skipped == 5
+    assert (restored.added, restored.draws) == ([(stored.episode_id, 1.0)], ["targeted"])
     same = ("version", "iteration", "totals", "report")
     assert [getattr(b, n) for n in same] == [getattr(a, n) for n in same]
     assert b.payer.ramp_from == a.payer.ramp_from == 10

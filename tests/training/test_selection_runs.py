@@ -18,21 +18,26 @@ def test_a_run_asks_where_its_reward_model_is_unsure_and_says_with_which_chance(
         labels = store.labels()
     assert {label.draw for label in labels} == {"audit", "targeted"}
     began = next(row["steps"] for row in rows if row["rm"]["version"])
+    before = []
     of_step = {row["steps"]: [one for one in labels if one.asked_at_step == row["steps"]] for row in rows}
     for row in rows:
         asked = of_step[row["steps"]]
         assert len(asked) == min(6, row["task"]["episodes"])
         if row["steps"] <= began:  # no version was in service when it was asked: each stands for as many
-            assert {one.draw for one in asked} <= {"audit"}
+            before += [one.draw for one in asked]
             stands_for = sum(1 / one.inclusion_probability for one in asked)
             assert stands_for == pytest.approx(row["task"]["episodes"])
+    assert {"audit", "targeted"} == set(before)  # the audit has its share of them all the same
     later = [one for step, asked in of_step.items() if step > began for one in asked]
     assert len({one.inclusion_probability for one in later if one.inclusion_probability < 1}) > 3
     estimate = approval_of(labels)
     assert 0.0 <= estimate.low <= estimate.mean <= estimate.high <= 1.0
     ended = sum(row["task"]["episodes"] for row in rows)
     assert 0.5 * ended < estimate.episodes < 2 * ended
-    assert sum(row["feedback"]["audit_verdicts"] for row in rows) == sum(one.draw == "audit" for one in labels)
+    audits = sum(one.draw == "audit" for one in labels)
+    assert sum(row["feedback"]["audit_verdicts"] for row in rows) == audits
+    graded = rows[-1]["rm"]
+    assert 0 < graded["heldout_n"] <= audits < graded["train_n"]  # half of all labels were to be held out
 
 
 def test_verdicts_pay_for_the_episodes_they_stand_for(ray_session, tmp_path):
