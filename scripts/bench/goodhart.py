@@ -164,7 +164,7 @@ class _taught_by:  # noqa: N801 - a context, used as one
             plain(loop, config, pool, trainer, **kwargs)
             if bias is not None and trainer is not None:
                 add = trainer.add
-                trainer.add = lambda units, values: add(units, _biased(bias, units, values))
+                trainer.add = lambda units, values, *more: add(units, _biased(bias, units, values), *more)
 
         FeedbackLoop.__init__ = begin  # type: ignore[method-assign]
 
