@@ -19,8 +19,8 @@ PACKAGE = Path(rlaif_ray.__file__).parent
 LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch asking"
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
-    {"types": {"types"}},
-    {"config": {"config"}},
+    {"types": {"types"}, "files": {"files"}},
+    {"config": {"config"}, "intervals": {"intervals"}},
     {
         "envs": {"envs"},
         "acting": {"columns", "packed", "trunks", "networks", "policy", "rollout"},

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from rlaif_ray.intervals import wilson_interval
 from rlaif_ray.reward_model.calibration import reliability
 from rlaif_ray.reward_model.examining import Examined, examine
 from rlaif_ray.reward_model.grading import Grade, calibration_figures, grade
-from rlaif_ray.reward_model.intervals import wilson_interval
 from rlaif_ray.reward_model.labelled import Labelled, final_beliefs, targets, versions
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.periods import DRIFT_LEVEL, accuracies, period_length, periods_of

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlaif_ray.intervals import wilson
 from rlaif_ray.types import Array, Label, Verdict
 
 __all__ = ["Estimate", "approval_of", "estimated_mean", "estimated_total"]
-
-Z95 = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def estimated_mean(value: Array, probability: Array) -> Estimate:
     variance = float(spread @ (value - mean) ** 2) / episodes**2
     binomial = mean * (1.0 - mean)
     inverse_n = max(of_weights, variance / binomial if binomial > 0.0 else 0.0)  # of the effective number
-    low, high = _wilson(mean, inverse_n)
-    return Estimate(mean, low, high, k, episodes)
+    low, high = wilson(mean, 1.0 / inverse_n if inverse_n else math.inf)
+    return Estimate(mean, float(low), float(high), k, episodes)
 
 
 def approval_of(labels: Iterable[Label]) -> Estimate:
@@ -75,11 +74,3 @@ def approval_of(labels: Iterable[Label]) -> Estimate:
     ]
     value, probability = np.array(answers, np.float64).reshape(-1, 2).T
     return estimated_mean(value, probability)
-
-
-def _wilson(mean: float, inverse_n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval (1927) of a share found among n; a point where n is without end."""
-    z2 = Z95**2 * inverse_n
-    centre = (mean + z2 / 2.0) / (1.0 + z2)
-    half = math.sqrt(z2 * mean * (1.0 - mean) + z2 * z2 / 4.0) / (1.0 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)

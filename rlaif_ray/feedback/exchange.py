@@ -12,6 +12,7 @@ is an error. A JSON line has the same columns but the pictures, which are drawn 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import sqlite3
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif_ray.errors import RlaifError, StoreError
 from rlaif_ray.feedback.records import label_from_row, unpack_episode
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.files import written_whole
 from rlaif_ray.types import EpisodeRenderer, Label, episode_key
 
 if TYPE_CHECKING:
@@ -111,22 +113,11 @@ def export_parquet(
     import pyarrow.parquet
 
     schema, written = _schema(), 0
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from None
-    try:
-        with pyarrow.parquet.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for rows in _batches(store, run):
-                filled = [_row(store, row, renderer, sheet) for row in rows]
-                writer.write_table(pyarrow.Table.from_pylist(filled, schema=schema))
-                written += len(filled)
-        beside.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+    with _new(path) as new, pyarrow.parquet.ParquetWriter(new, schema, compression="zstd") as writer:
+        for rows in _batches(store, run):
+            filled = [_row(store, row, renderer, sheet) for row in rows]
+            writer.write_table(pyarrow.Table.from_pylist(filled, schema=schema))
+            written += len(filled)
     return written
 
 
@@ -157,20 +148,13 @@ def export_jsonl(store: LabelStore, path: Path, *, run: str | None = None) -> in
 
     Raises StoreError: ``path`` can't be written.
     """
-    written, beside = 0, path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as file:
-            for rows in _batches(store, run):
-                for row in rows:
-                    packed = {name: row[name] and base64.b64encode(row[name]).decode() for name in _BLOBS}
-                    file.write(json.dumps(_plain(row) | packed, allow_nan=False) + "\n")
-                    written += 1
-        beside.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+    written = 0
+    with _new(path) as new, open(new, "w", encoding="utf-8") as file:
+        for rows in _batches(store, run):
+            for row in rows:
+                packed = {name: row[name] and base64.b64encode(row[name]).decode() for name in _BLOBS}
+                file.write(json.dumps(_plain(row) | packed, allow_nan=False) + "\n")
+                written += 1
     return written
 
 
@@ -239,6 +223,17 @@ def _schema() -> pyarrow.Schema:
     features["frames"] = {"feature": {"_type": "Image"}, "_type": "List"}
     features["episode"] = features["second_episode"] = {"dtype": "binary", "_type": "Value"}
     return pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[Path]:
+    """Where to write what becomes ``path``, whose folder is made. Raises StoreError: it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as new:
+            yield new
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from None
 
 
 def _batches(store: LabelStore, run: str | None) -> Iterator[list[sqlite3.Row]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlaif_ray.intervals import wilson
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.report.telling import TELLINGS, Telling
@@ -198,14 +199,6 @@ def reward_model_versions(record: RunRecord) -> list[tuple[int, float, float]]:
         if version > 0 and math.isfinite(accuracy):
             seen.setdefault(int(version), (int(version), float(accuracy), float(n)))
     return [seen[v] for v in sorted(seen)]
-
-
-def wilson(share: Array, n: Array, z: float = 1.96) -> tuple[Array, Array]:
-    """Wilson's score interval of a share of ``n`` trials (Wilson 1927); (0, 1) where n is 0 or unknown."""
-    n = np.where(np.isfinite(n) & (n > 0), n, np.nan)
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.nan_to_num(centre - half, nan=0.0), np.nan_to_num(centre + half, nan=1.0)
 
 
 def _steps(record: RunRecord) -> Array:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlaif_ray.feedback.quoting import printable
+from rlaif_ray.files import write_whole
 from rlaif_ray.report import charts
 from rlaif_ray.report.figures import clock_time, count, decimal, number
 from rlaif_ray.report.judged import read_judged
@@ -29,14 +29,9 @@ MEDIA_LIMIT_BYTES = 24 * 2**20  # of GIFs in one file: beyond it a browser, and 
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report.html`` into the run's folder and return its path. Raises ConfigError where it is no run's folder.
-
-    The file is put in place whole: a reader never sees half of one.
-    """
+    """Write ``report.html`` into the run's folder; its path. Raises ConfigError where it is no run's folder."""
     target = run / "report.html"
-    scratch = target.with_suffix(".html.part")
-    scratch.write_text(render_report(RunRecord.read(run)), encoding="utf-8")
-    os.replace(scratch, target)
+    write_whole(target, render_report(RunRecord.read(run)))
     return target
 
 

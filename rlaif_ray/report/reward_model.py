@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from rlaif_ray.report.charts import BLUE, GREEN, GREY, blank_figure, svg_text, wilson
+from rlaif_ray.intervals import wilson, wilson_interval
+from rlaif_ray.report.charts import BLUE, GREEN, GREY, blank_figure, svg_text
 from rlaif_ray.report.figures import count, decimal, number
 from rlaif_ray.report.judged import verdicts_of
 from rlaif_ray.report.run import RunRecord
@@ -50,7 +51,7 @@ def _paired(record: RunRecord) -> list[str]:
     if not verdicts:
         return []
     alike, n = sum((belief > 0.5) == (value > 0.5) for belief, value in verdicts), len(verdicts)
-    low, high = (100 * float(end) for end in wilson(np.array(alike / n), np.array(float(n))))
+    low, high = (100 * end for end in wilson_interval(alike, n))
     return [
         f"On {count(n)} judged episodes, scored by the version they began under, score and verdict agree in "
         f"{decimal(100 * alike / n)} % ({decimal(low)} to {decimal(high)}); scores.csv has them one by one."
@@ -71,7 +72,7 @@ def _bins(listed: object) -> list[tuple[float, float, float]]:
 
 
 def _row(one: PeriodAccuracy) -> tuple[str, ...]:
-    low, high = (float(end) for end in wilson(np.array(one.accuracy), np.array(float(one.n))))
+    low, high = wilson_interval(one.right, one.n)
     share = f"{decimal(100 * one.accuracy)} ({decimal(100 * low)} to {decimal(100 * high)})"
     return f"{count(one.first)} to {count(one.last)}", count(one.good), count(one.bad), count(one.right), share
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlaif_ray.config import dump_config
+from rlaif_ray.files import write_whole
 from rlaif_ray.report import sweep_charts
 from rlaif_ray.report.figures import clock_time, count, decimal, number
 from rlaif_ray.report.outcome import STARTS
@@ -35,9 +35,7 @@ def write_sweep_report(folder: Path) -> Path:
     write_tables(record)
     best_file = write_best(record)
     target = record.place.folder / "report.html"
-    scratch = target.with_suffix(".html.part")
-    scratch.write_text(_page(record, best_file), encoding="utf-8")
-    os.replace(scratch, target)
+    write_whole(target, _page(record, best_file))
     return target
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlaif_ray.intervals import balanced_interval, bootstrap_interval, wilson_interval
 from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.calibration import Graded
-from rlaif_ray.reward_model.intervals import balanced_interval, bootstrap_interval, wilson_interval
 from rlaif_ray.types import Array
 
 __all__ = ["Decision", "Grade", "calibration_figures", "decide", "gate_shut_because", "grade"]

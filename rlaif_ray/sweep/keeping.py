@@ -11,6 +11,8 @@ import shutil
 import time
 from pathlib import Path
 
+from rlaif_ray.files import written_whole
+
 __all__ = ["EVERY_S", "StateKeeper", "mend"]
 
 EVERY_S = 10.0
@@ -72,6 +74,5 @@ def _copy_all(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     for pattern in (*_BESIDE, _STATE):
         for file in source.glob(pattern):
-            part = target / f".{file.name}.part"
-            shutil.copyfile(file, part)
-            part.replace(target / file.name)
+            with written_whole(target / file.name) as copy:
+                shutil.copyfile(file, copy)

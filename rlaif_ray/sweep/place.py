@@ -21,6 +21,7 @@ from typing import Any
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.config.sweeping import Study, dump_study, read_study
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.files import write_whole
 from rlaif_ray.sweep.plan import Cell, cells_of, config_of
 
 __all__ = ["PLAN", "TUNE", "Place", "is_sweep"]
@@ -77,9 +78,7 @@ class Place:
         (self.folder / "sweep.yaml").write_text(dump_study(self.study))
         (self.folder / "base.yaml").write_text(dump_config(self.base))
         plan = {"smoke": self.smoke, "cells": [asdict(cell) for cell in self.cells]}
-        part = self.folder / f"{PLAN}.part"
-        part.write_text(json.dumps(plan, indent=1) + "\n")
-        part.replace(self.folder / PLAN)
+        write_whole(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
     def config_of(self, cell: Cell) -> Config:
         """A trial's config. Raises ConfigError."""
@@ -95,9 +94,7 @@ class Place:
 
     def tell_judges(self, urls: Mapping[str, str]) -> None:
         """Where the built-in judge of each profile answers now."""
-        part = self.folder / f"{JUDGES}.part"
-        part.write_text(json.dumps(dict(urls)))
-        part.replace(self.folder / JUDGES)
+        write_whole(self.folder / JUDGES, json.dumps(dict(urls)))
 
     def judged(self, config: Config) -> Config:
         """The config with the addresses of its judges, where the sweep runs them."""

@@ -15,6 +15,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT, TRIAL_INFO
 from rlaif_ray.checkpoints import write_checkpoint
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.course import DRAIN_S, Course
+from rlaif_ray.files import write_whole
 from rlaif_ray.networks import save_policy
 from rlaif_ray.ppo import FeedbackPPO
 from rlaif_ray.ppo_config import FeedbackPPOConfig
@@ -220,9 +221,7 @@ class SweepTrial(FeedbackPPO):
         if not history or history[-1]["set"] != now["set"]:
             history.append(now)
         facts = {"name": self.cell.name, "arm": self.cell.arm, "seed": self.cell.seed, "set": dict(self.cell.set)}
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(facts | {"smoke": self.place.smoke, "history": history}, indent=1) + "\n")
-        part.replace(file)
+        write_whole(file, json.dumps(facts | {"smoke": self.place.smoke, "history": history}, indent=1) + "\n")
 
     # ------------------------------------------------------------------------------------------ state
 

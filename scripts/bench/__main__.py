@@ -41,6 +41,8 @@ from journal import Journal
 from plan import Plan
 from this_machine import CORES, machine
 
+from rlaif_ray.files import write_whole
+
 # Of a smoke run's three minutes; the rest is for the rounds that are under way when a comparison's share is over.
 SMOKE_S = 120.0
 
@@ -75,9 +77,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def store(name: str, out: dict[str, Any], arguments: argparse.Namespace) -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / f"speed-{name}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(out, indent=1, default=float) + "\n")
-    aside.replace(path)  # whoever stops this finds a whole file
+    write_whole(path, json.dumps(out, indent=1, default=float) + "\n")  # whoever stops this finds a whole file
     pages.write(arguments.results, arguments.page)
 
 

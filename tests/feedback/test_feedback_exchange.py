@@ -209,7 +209,7 @@ def test_json_lines_go_out_and_come_back_as_parquet_does(store: LabelStore, tmp_
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert rows[0]["probability"] == 0.9
     assert rows[2]["reason"] == "refusal"
-    assert not lines.with_name("labels.jsonl.part").exists()
+    assert not list(lines.parent.glob("*.part"))
     with LabelStore(tmp_path / "a.sqlite") as of_lines, LabelStore(tmp_path / "b.sqlite") as of_parquet:
         found = import_jsonl(of_lines, lines)
         assert found == import_parquet(of_parquet, exported(store, tmp_path / "labels.parquet"))

@@ -303,13 +303,6 @@ def test_smoothing_leaves_nan_out_and_is_centred() -> None:
     assert np.allclose(weighted, [1.0, 1.0, 1.75, 4.0, 4.0, np.nan, np.nan], equal_nan=True)
 
 
-def test_wilson_interval_against_a_worked_example() -> None:
-    # 8 of 10 (Wilson 1927, z = 1.96): 0.4902 to 0.9433.
-    low, high = charts.wilson(np.array([0.8, 0.8]), np.array([10.0, np.nan]))
-    assert np.allclose(low, [0.4902, 0.0], atol=5e-5)
-    assert np.allclose(high, [0.9433, 1.0], atol=5e-5)
-
-
 def test_versions_are_taken_when_first_seen(record: RunRecord) -> None:
     versions = charts.reward_model_versions(record)
     assert [v for v, _, _ in versions] == list(range(1, 24))

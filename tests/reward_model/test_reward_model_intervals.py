@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
+from rlaif_ray.intervals import balanced_interval, bootstrap_interval, wilson, wilson_interval
 from rlaif_ray.reward_model import losses
-from rlaif_ray.reward_model.intervals import balanced_interval, bootstrap_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,16 @@ def test_wilson_interval_holds_the_share(k, n):
     low, high = wilson_interval(k, n)
     assert 0 <= low <= k / n + 1e-12
     assert k / n - 1e-12 <= high <= 1
+    theirs = binomtest(k, n).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-7)
+
+
+def test_wilson_of_arrays_and_of_trials_that_are_no_whole_number():
+    low, high = wilson(np.array([0.8, 0.8, 0.8, 0.8]), np.array([10.0, np.nan, 0.0, np.inf]))
+    assert low == pytest.approx([0.4902, 0.0, 0.0, 0.8], abs=5e-5)
+    assert high == pytest.approx([0.9433, 1.0, 1.0, 0.8], abs=5e-5)
+    (narrow,), (middle,), (wide,) = (np.subtract(*wilson([0.3], [n])[::-1]) for n in (11.0, 10.5, 10.0))
+    assert narrow < middle < wide
 
 
 def test_of_nothing():

@@ -17,6 +17,7 @@ from typing import Any
 from homegrid_study.arms import Step
 from homegrid_study.hours import EVALUATED
 from homegrid_study.machine import code, machine, shared_by
+from rlaif_ray.files import write_whole
 
 __all__ = ["SMOKE_EVALUATED", "UNTUNED", "WORLDS", "failed", "measured", "tidy", "write_result"]
 
@@ -40,9 +41,7 @@ def write_result(step: Step, result: Mapping[str, Any]) -> None:
              "smoke": step.layout.smoke, "code": code(), "machine": machine(),
              "begins_with": list(step.needs), "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
     step.result.parent.mkdir(parents=True, exist_ok=True)
-    part = step.result.with_suffix(".part")
-    part.write_text(json.dumps(_plain({**facts, **result}), allow_nan=False) + "\n")
-    part.replace(step.result)
+    write_whole(step.result, json.dumps(_plain({**facts, **result}), allow_nan=False) + "\n")
 
 
 def failed(step: Step, reason: str) -> dict[str, Any]:

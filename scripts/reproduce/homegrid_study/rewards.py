@@ -18,8 +18,8 @@ from rlaif_ray.envs.homegrid_world import OBS_SHAPE, STATE_COLUMNS
 from rlaif_ray.evaluation import World, play
 from rlaif_ray.feedback.earlier import store_of
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.intervals import wilson_interval
 from rlaif_ray.networks import load_policy
-from rlaif_ray.report.charts import wilson
 from rlaif_ray.reward_model.actor import LocalRewardModel
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.types import Array, Episode, EpisodeBatch
@@ -106,7 +106,7 @@ def _graded(model: RewardModel | None, batch: EpisodeBatch, harm: Array) -> dict
     right = (_at_end(model, batch) >= 0.5) != harm
     found: dict[str, Any] = {}
     for name, side in (("harm", harm), ("harmless", ~harm)):
-        low, high = wilson(right[side].mean(), np.float64(side.sum()))
+        low, high = wilson_interval(right[side].sum(), side.sum())
         found[name] = {"n": int(side.sum()), "right": right[side].mean(), "low": low, "high": high}
     found["balanced"] = (found["harm"]["right"] + found["harmless"]["right"]) / 2
     return found

@@ -29,6 +29,7 @@ from homegrid_study.machine import environment
 from homegrid_study.measure import failed, write_result
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.files import write_whole
 
 __all__ = ["Clock", "Shard", "run_shard"]
 
@@ -68,9 +69,7 @@ class Clock:
         """At most every few seconds' worth is lost by a kill."""
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
-        part = self.file.with_suffix(".part")
-        part.write_text(f"{self.seconds:.1f} {self.jobs}")
-        part.replace(self.file)
+        write_whole(self.file, f"{self.seconds:.1f} {self.jobs}")
 
 
 @dataclass

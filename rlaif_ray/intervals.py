@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rlaif_ray.types import Array
 
-__all__ = ["balanced_interval", "bootstrap_interval", "wilson_interval"]
+__all__ = ["balanced_interval", "bootstrap_interval", "wilson", "wilson_interval"]
 
 RESAMPLES = 1_000
 SEED = 0  # the same labels, the same interval
@@ -17,13 +18,25 @@ LEVEL = 0.95
 Z = 1.959964  # of the level
 
 
-def wilson_interval(successes: int, n: int, z: float = Z) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927); 95 % by default; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = successes / n, z * z / n
-    centre, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
+def wilson(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    """Ends of the 95 % score interval (Wilson 1927) of shares of ``n`` trials each; shapes broadcast.
+
+    ``n`` need not be whole: an effective number of trials does. (0, 1) where it is 0 or nan, a point where it is
+    infinite. SciPy's interval of a binomial test is the same for one whole number at a time.
+    """
+    p, trials = np.asarray(share, np.float64), np.asarray(n, np.float64)
+    known = trials > 0
+    inverse = 1.0 / np.where(known, trials, 1.0)
+    zz = Z * Z * inverse
+    centre, half = p + zz / 2, Z * np.sqrt(inverse * (p * (1 - p) + zz / 4))
+    low, high = np.maximum(0.0, (centre - half) / (1 + zz)), np.minimum(1.0, (centre + half) / (1 + zz))
+    return np.where(known, low, 0.0), np.where(known, high, 1.0)
+
+
+def wilson_interval(successes: float, n: float) -> tuple[float, float]:
+    """``wilson`` of one share, by its count."""
+    low, high = wilson(successes / max(n, 1), n)
+    return float(low), float(high)
 
 
 def balanced_interval(right: tuple[int, int], n: tuple[int, int]) -> tuple[float, float]:
