@@ -1,17 +1,45 @@
-"""What the run takes of the machine: peak memory of this process and all it started."""
+"""The machine: what it is, in the same words beside every figure, and what the run takes of it, peak memory of this
+process and all it started."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import os
+import platform
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
-__all__ = ["PeakMemory", "memory_gb"]
+from rlaif_ray.config.running import available_cores
+
+__all__ = ["PeakMemory", "memory_gb", "this_machine"]
 
 EVERY_S = 2.0
+
+
+def this_machine() -> dict[str, Any]:
+    """What it is, what runs on it, and how busy others keep it now. ``cores`` are those that this process may use:
+    under `taskset -c 0,1` a figure is of a machine of two."""
+    return {
+        "cores": available_cores(),
+        "processor": _processor(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "ray", "numpy")},
+        "load_at_start": [round(load, 2) for load in os.getloadavg()],
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def memory_gb(process: psutil.Process) -> float:

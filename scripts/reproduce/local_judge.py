@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +39,7 @@ from rlaif_ray.feedback.logodds import LogOddsJudge
 from rlaif_ray.feedback.prompt import Prompt, load_prompt
 from rlaif_ray.feedback.question import Asked, Question, Questionnaire
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.machine import this_machine
 from rlaif_ray.types import Array, Episode, Unit, Verdict
 
 ENVS, MOST_RANDOM = 64, 0.6
@@ -160,8 +159,7 @@ def main() -> int:
     fresh = play(options.episodes, SEED_OF_FRESH)
     result = {
         "command": f"scripts/reproduce/local_judge.py --episodes {options.episodes}",
-        "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "system": platform.system(),
-                    "python": platform.python_version(), "threads_of_the_model": 1},
+        "machine": this_machine() | {"threads_of_the_model": 1},
         "model": said["model"], "questions": said["questions"], "mean_latency_s": said["mean_latency_s"],
         "episodes": len(episodes), "with_harm": int(harm.sum()),
         **figures.study(said, episodes, harm, fresh, HomegridRenderer()),

@@ -14,17 +14,16 @@ from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.mixing import Mixed, generalized_advantages, with_belief
 from rlaif_ray.networks import ActorCritic, NetworkSpec, load_policy, save_policy, spec_for
+from rlaif_ray.reward_model.nets import one_thread
 
 SPEC = NetworkSpec("mlp", (8,), (5,), "discrete", 3, critic_belief=True)
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def on_one_thread():
     """Nets this small take longer to share out than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture

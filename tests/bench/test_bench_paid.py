@@ -8,7 +8,8 @@ import paid
 import pytest
 from with_ours import common_settings
 
-from rlaif_ray.columns import Acted, ColumnSampler
+from rlaif_ray.cli.sample import RandomActor
+from rlaif_ray.columns import ColumnSampler
 from rlaif_ray.config import RewardModelConfig, deep_merge, validate
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.loop import FeedbackLoop
@@ -27,24 +28,19 @@ def published():
     return Published({**state, "version": 1}, RewardModelReport(1, True, 1.0, 10, 0.9, 1.0, 40, 0.1, 0.5))
 
 
-class Wanders:
+class Watched(RandomActor):
     """Walks at random, and writes down what a library that steps the world itself would have seen."""
 
     def __init__(self, env):
-        self.rng, self.env, self.paths = np.random.default_rng(0), env, paid.Paths(N)
+        env.action_space.seed(0)
+        super().__init__(env.action_space)
+        self.paths = paid.Paths(N)
         self.step, env.step = env.step, self.watched
 
     def watched(self, actions):
         obs, reward, terminated, truncated, infos = self.step(actions)
         self.paths.step(np.array(obs), infos.get("final_obs"), terminated, terminated | truncated)
         return obs, reward, terminated, truncated, infos
-
-    def act(self, obs):
-        action, zeros = self.rng.integers(0, 4, len(obs)), np.zeros(len(obs), np.float32)
-        return Acted(action, action, zeros, np.zeros((len(obs), 4), np.float32), zeros)
-
-    def values(self, obs):
-        return np.zeros(len(obs), np.float32)
 
 
 def test_every_step_is_paid_what_our_loop_pays_it(published):
@@ -55,7 +51,7 @@ def test_every_step_is_paid_what_our_loop_pays_it(published):
     env = HomegridVectorEnv(N)
     sampler = ColumnSampler(env)
     sampler.reset(0)
-    actor = Wanders(env)
+    actor = Watched(env)
     actor.paths.begin(sampler._obs.copy())
     paid_something = False
     for i in range(1, FRAGMENTS + 1):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rlaif_ray import envs
-from rlaif_ray.columns import Acted, ColumnSampler
+from rlaif_ray.cli.sample import RandomActor
+from rlaif_ray.columns import ColumnSampler
 
 WORLDS = [
     ("rlaif_ray/Homegrid-v0", {}, "cat_squashed"),
@@ -14,25 +15,13 @@ WORLDS = [
 ]
 
 
-class Wanderer:
-    """Goes anywhere."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-
-    def act(self, obs):
-        action, zeros = self.rng.integers(0, 4, len(obs)), np.zeros(len(obs), np.float32)
-        return Acted(action, action, zeros, np.zeros((len(obs), 4), np.float32), zeros)
-
-    def values(self, obs):
-        return np.zeros(len(obs), np.float32)
-
-
 @pytest.mark.parametrize(("world", "options", "fact"), WORLDS)
 def test_states_tell_of_harm_what_the_world_counted(world, options, fact):
-    sampler = ColumnSampler(envs.make_vec(world, 64, options), 0)
+    env = envs.make_vec(world, 64, options)
+    env.action_space.seed(0)
+    sampler = ColumnSampler(env, 0)
     sampler.reset(3, 0)
-    rollout = sampler.sample(400, Wanderer(), 0)
+    rollout = sampler.sample(400, RandomActor(env.action_space), 0)
     tells = envs.env_spec(world).approvable
     said = [not tells(episode.states, options) for episode in rollout.episodes]
     counted = np.asarray(rollout.truth.facts[fact], bool).tolist()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from ppo_runs import Recorded
+
+from rlaif_ray.reward_model.nets import one_thread
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def on_one_thread():
     """Nets this small take longer to share out than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture

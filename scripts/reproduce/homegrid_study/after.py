@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from homegrid_study.arms import AUDITED, Layout, Step, steps_of
-from homegrid_study.machine import ends_with_parent
 from homegrid_study.measure import measured, tidy, write_result
+from homegrid_study.processes import ends_with_parent
 from homegrid_study.shards import Clock
 
 __all__ = ["write_down"]

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
-from homegrid_study.machine import environment, machine, shared_by
+from homegrid_study.processes import environment, shared_by
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.machine import this_machine
 
 __all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "write_plan"]
 
@@ -96,7 +97,7 @@ def write_plan(rows: Sequence[Planned], layout: Layout, hours: float) -> None:
     """``plan.json`` beside the results."""
     layout.plan.parent.mkdir(parents=True, exist_ok=True)
     facts = {"command": f"scripts/reproduce/homegrid plan --hours {hours:g}", "smoke": layout.smoke, "hours": hours,
-             "machine": machine(), "steps": [asdict(row) for row in rows]}  # fmt: skip
+             "machine": this_machine(), "steps": [asdict(row) for row in rows]}  # fmt: skip
     layout.plan.write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -168,7 +169,7 @@ def measure_speeds(layout: Layout, networks: Sequence[str] = NETWORKS) -> None:
     fitted = {net: statistics.median(row[net] for row in rows.values()) for net in NETS}
     facts: dict[str, Any] = {
         "command": "scripts/reproduce/homegrid plan --measure",
-        "machine": machine(),
+        "machine": this_machine(),
         **{name: {network: row[name] for network, row in rows.items()}
            for name in ("steps_per_s", "started_s", "evaluated_per_s")},
         "labels_per_s": pool["labels_per_s"], "labels_per_s_from": str(POOL), "fitted_per_s": fitted,

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from homegrid_study.arms import Step
 from homegrid_study.hours import EVALUATED
-from homegrid_study.machine import code, machine, shared_by
+from homegrid_study.processes import code, shared_by
 from rlaif_ray.files import write_whole
+from rlaif_ray.machine import this_machine
 
 __all__ = ["SMOKE_EVALUATED", "UNTUNED", "WORLDS", "failed", "measured", "tidy", "write_result"]
 
@@ -38,8 +38,8 @@ PAIRED = ("direct", "online", "hybrid")  # files whose runs' verdicts are compar
 def write_result(step: Step, result: Mapping[str, Any]) -> None:
     """In one piece: a file that is there is whole."""
     facts = {"key": step.key, "kind": step.kind, "study": step.study, "arm": step.arm, "seed": step.seed,
-             "smoke": step.layout.smoke, "code": code(), "machine": machine(),
-             "begins_with": list(step.needs), "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
+             "smoke": step.layout.smoke, "code": code(), "machine": this_machine(),
+             "begins_with": list(step.needs)}  # fmt: skip
     step.result.parent.mkdir(parents=True, exist_ok=True)
     write_whole(step.result, json.dumps(_plain({**facts, **result}), allow_nan=False) + "\n")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from homegrid_study.arms import AUDIT, ORDER, Layout
 from homegrid_study.figures import FIGURES, write_figures
-from homegrid_study.machine import shared_by
+from homegrid_study.processes import shared_by
 from homegrid_study.stored import REFERENCE, Results, Row
 from homegrid_study.tables import (
     comparison,

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 
 from homegrid_study.arms import AUDITED, Step
 from rlaif_ray.config import RewardModelConfig
-from rlaif_ray.envs.homegrid_world import OBS_SHAPE, STATE_COLUMNS
+from rlaif_ray.envs.homegrid_world import OBS_SHAPE, homegrid
+from rlaif_ray.envs.worlds import harm_in
 from rlaif_ray.evaluation import World, play
 from rlaif_ray.feedback.earlier import store_of
 from rlaif_ray.feedback.store import LabelStore
@@ -103,18 +104,13 @@ def _graded(model: RewardModel | None, batch: EpisodeBatch, harm: Array) -> dict
     """Shares of right answers by class with Wilson's interval, and their mean; empty without a model."""
     if model is None:
         return {}
-    right = (_at_end(model, batch) >= 0.5) != harm
+    right = (model.score(batch).final >= 0.5) != harm
     found: dict[str, Any] = {}
     for name, side in (("harm", harm), ("harmless", ~harm)):
         low, high = wilson_interval(right[side].sum(), side.sum())
         found[name] = {"n": int(side.sum()), "right": right[side].mean(), "low": low, "high": high}
     found["balanced"] = (found["harm"]["right"] + found["harmless"]["right"]) / 2
     return found
-
-
-def _at_end(model: RewardModel, batch: EpisodeBatch) -> Array:
-    """(E,) belief after the last observation."""
-    return np.asarray(model.score(batch).belief[batch.obs_offsets[1:] - 1])
 
 
 # ------------------------------------------------------------------------------------------ against the verdicts
@@ -127,7 +123,8 @@ def paired(step: Step) -> dict[str, Any]:
     labels are too few for one.
     """
     labels = _spread(_labels(step.folder), MOST_PAIRED)
-    harm = np.array([bool(_truth(episode)) for episode, _ in labels])
+    # Stored episodes have the states they are drawn from; the arms that are paired live in the published world.
+    harm = np.array([harm_in(homegrid(), episode.states) for episode, _ in labels])
     verdict = np.array([value >= 0.5 for _, value in labels])
     score = np.full(len(labels), np.nan)
     for fold in _folds(len(labels), step.seed):
@@ -135,7 +132,7 @@ def paired(step: Step) -> dict[str, Any]:
         config = step.config.reward_model.model_copy(update={"holdout": FOLD_HOLDOUT})
         model = _fitted(config, config.net, [labels[int(i)] for i in rest], step.seed)
         if model is not None and len(fold):
-            score[fold] = _at_end(model, EpisodeBatch.pack([labels[int(i)][0] for i in fold]))
+            score[fold] = model.score(EpisodeBatch.pack([labels[int(i)][0] for i in fold])).final
     known = np.isfinite(score)
     if not known.any():
         return {}
@@ -153,12 +150,6 @@ def _compared(verdict: Array, score: Array, harm: Array) -> dict[str, Any]:
         "only_judge_right": only_judge, "only_model_right": only_model,
         "p": float(binomtest(only_judge, differing, 0.5).pvalue) if differing else 1.0,
     }  # fmt: skip
-
-
-def _truth(episode: Episode) -> bool:
-    """Whether the cat was squashed, by the last recorded state."""
-    assert episode.states is not None, "stored episodes have the states they are drawn from"
-    return bool(episode.states[-1][STATE_COLUMNS.index("squashed")])
 
 
 def _folds(count: int, seed: int) -> Iterator[Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from homegrid_study.machine import ends_with_parent
+from homegrid_study.processes import ends_with_parent
 from rlaif_ray.cli import main
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
-from homegrid_study.machine import environment
 from homegrid_study.measure import failed, write_result
+from homegrid_study.processes import environment
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.files import write_whole

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from homegrid_study.arms import Layout, Step, steps_of
-from homegrid_study.machine import shared_by
 from homegrid_study.measure import UNTUNED, WORLDS
+from homegrid_study.processes import shared_by
 from rlaif_ray.config import load_config
 from rlaif_ray.config.sweeping import study_from
 from rlaif_ray.report.run import RunRecord

@@ -1,10 +1,9 @@
-"""The machine that figures were measured on, and the code."""
+"""The processes of a step: what they run under, who shared the machine with them, and which code they are."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -12,30 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code", "ends_with_parent", "environment", "machine", "shared_by"]
+__all__ = ["code", "ends_with_parent", "environment", "shared_by"]
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
-
-
-def machine() -> dict[str, Any]:
-    """Cores, processor, system, Python, and how busy it was."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.machine()
-    names = [
-        line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-    ]
-    return names[0] if names else platform.machine()
 
 
 def shared_by(result: Mapping[str, Any]) -> int:
