@@ -23,7 +23,7 @@ from rlaif_ray.placement import cluster_address, reserved
 from rlaif_ray.runlog import RunLog, plain
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
 from rlaif_ray.types import EpisodeRenderer, EpisodeTeller
-from rlaif_ray.warm_start import earlier_labels, first_policy
+from rlaif_ray.warm_start import check_earlier, first_policy
 from rlaif_ray.watch import MOST_ROLLBACKS, Watch
 
 __all__ = ["RunOutcome", "evaluate", "preflight", "train"]
@@ -57,7 +57,9 @@ def preflight(config: Config) -> None:
         env = envs.make_vec(config.env.id, 1, {**config.env.options, **options})
         ColumnSampler(env)
         _check_network(config, env)
+        obs_shape = env.single_observation_space.shape or ()
         env.close()
+    check_earlier(config, obs_shape)
     if config.resources.device == "cuda" and not cluster_address(config):  # a cluster is looked at when it is joined
         from rlaif_ray.ppo_config import wants_gpu
 
@@ -74,7 +76,6 @@ def preflight(config: Config) -> None:
             )
         _check_caption(config, spec.renderer(dict(config.env.options)))
         _check_judge(config)
-    earlier_labels(config)
 
 
 def _check_caption(config: Config, renderer: EpisodeRenderer) -> None:

@@ -16,9 +16,9 @@ from rlaif_ray.asking import SLICE_S
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import NetworkSpec, Policy, load_policy
-from rlaif_ray.types import Judged
+from rlaif_ray.types import Judged, episodes_of
 
-__all__ = ["EARLIER", "SetPolicy", "earlier_labels", "first_policy", "learn_from_earlier"]
+__all__ = ["EARLIER", "SetPolicy", "check_earlier", "earlier_labels", "first_policy", "learn_from_earlier"]
 
 
 EARLIER = "earlier"  # source of the labels that ``reward_model.labels`` names: asked for by a design of their own
@@ -71,6 +71,22 @@ def earlier_labels(config: Config) -> list[Judged]:
     from rlaif_ray.feedback.earlier import labels_in
 
     return labels_in(Path(config.reward_model.labels))
+
+
+def check_earlier(config: Config, obs_shape: tuple[int, ...]) -> None:
+    """Look whether ``reward_model.labels`` can be learned from in a world with such observations; they are read when
+    the run begins. Raises ConfigError: there are none, or they are of episodes of another shape."""
+    where = config.reward_model.labels
+    if not where:
+        return
+    from rlaif_ray.feedback.earlier import first_in
+
+    (first, *_) = episodes_of(first_in(Path(where)))
+    if first.obs.shape[1:] != obs_shape:
+        raise ConfigError(
+            f"reward_model.labels: got {where!r}, of episodes whose observations are {first.obs.shape[1:]}; those of "
+            f"{config.env.id} are {obs_shape}"
+        )
 
 
 def learn_from_earlier(loop: _Learns, labelled: Sequence[Judged], stopping: Callable[[], bool]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Judged, Label, Units
 
-__all__ = ["judged_in", "labels_in", "store_of"]
+__all__ = ["first_in", "judged_in", "labels_in", "store_of"]
 
 
 class _Knows(Protocol):
@@ -48,12 +49,29 @@ def labels_in(where: Path) -> list[Judged]:
 
     Raises ConfigError: no store, no verdict in it, or it can't be read.
     """
+    with _verdicts(where) as (store, found):
+        return judged_in(store, found)
+
+
+def first_in(where: Path) -> Units:
+    """What the oldest verdict is about: a look beforehand, for which ten thousand episodes need not be unpacked.
+
+    Raises ConfigError: as ``labels_in`` does.
+    """
+    with _verdicts(where) as (store, found):
+        return store.units_of(found[0])
+
+
+@contextlib.contextmanager
+def _verdicts(where: Path) -> Iterator[tuple[LabelStore, list[Label]]]:
     path = store_of(where)
     try:
         with LabelStore(path, readonly=True) as store:
-            found = judged_in(store, store.labels())
+            found = [one for one in store.labels() if one.value is not None]
+            if not found:
+                raise ConfigError(
+                    f"reward_model.labels: got {str(where)!r}, in which there is no verdict; expected labels"
+                )
+            yield store, found
     except StoreError as error:
         raise ConfigError(f"reward_model.labels: got {str(where)!r}, which can't be used: {error}") from None
-    if not found:
-        raise ConfigError(f"reward_model.labels: got {str(where)!r}, in which there is no verdict; expected labels")
-    return found

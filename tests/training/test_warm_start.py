@@ -15,6 +15,7 @@ from rlaif_ray.config import Config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.networks import load_policy
+from rlaif_ray.types import Episode
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "tune_configs/bases/smoke.yaml")
@@ -87,6 +88,24 @@ def test_labels_that_are_not_there_are_told_of_before_anything_starts(task: Path
         )
     with pytest.raises(ConfigError, match="allowed with 'distilled' and 'hybrid'"):
         config(task.parent, "no", mix__source="none", reward_model__labels=str(task))
+
+
+def test_labels_are_looked_at_beforehand_and_not_read(
+    task: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[str] = []
+    whole = LabelStore.episode
+
+    def counted(store: LabelStore, key: str) -> Episode:
+        unpacked.append(key)
+        return whole(store, key)
+
+    monkeypatch.setattr(LabelStore, "episode", counted)
+    here = {"mix__source": "distilled", "feedback__late": "rm", "reward_model__labels": str(labels)}
+    experiment.preflight(config(task.parent, "ready", **here))
+    assert len(unpacked) == 1
+    with pytest.raises(ConfigError, match=r"observations are \(12, 14, 4\); those of rlaif_ray/Workshop-v0 are "):
+        experiment.preflight(config(task.parent, "elsewhere", env__id="rlaif_ray/Workshop-v0", **here))
 
 
 def test_a_run_ends_after_so_many_feedback_episodes(task: Path) -> None:
