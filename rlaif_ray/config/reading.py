@@ -14,7 +14,16 @@ from pydantic import BaseModel, ValidationError
 from rlaif_ray.config.tree import Config
 from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["deep_merge", "dump_config", "load_config", "one_line", "preset_names", "unflatten", "validate"]
+__all__ = [
+    "deep_merge",
+    "dump_config",
+    "load_config",
+    "one_line",
+    "preset_names",
+    "takes_list",
+    "unflatten",
+    "validate",
+]
 
 
 def preset_names() -> list[str]:
@@ -91,6 +100,17 @@ def _read(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"config file {source!r}: got a {type(raw).__name__}, expected a mapping of sections")
     base = raw.pop("extends", "")
     return deep_merge(_read(str(base), (*seen, source)), raw)
+
+
+def takes_list(key: str) -> bool:
+    """Whether a dotted key's value is a list; no key that isn't there takes one."""
+    field, section = None, Config
+    for part in key.replace("-", "_").split("."):
+        if not (isinstance(section, type) and issubclass(section, BaseModel)) or part not in section.model_fields:
+            return False
+        field = section.model_fields[part]
+        section = _model_in(field.annotation)
+    return field is not None and get_origin(field.annotation) is tuple
 
 
 # ------------------------------------------------------------------------------------- one line per mistake

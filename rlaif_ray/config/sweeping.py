@@ -118,7 +118,8 @@ class Study(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     """Config keys over the base, for every trial."""
     arms: tuple[dict[str, Any], ...] = ()
-    """What is compared: a name and config keys each; a list of values is a choice, one arm for each."""
+    """What is compared: a name and config keys each; a list of values is a choice, one arm for each. A value that is a
+    list itself stands in another one: `policy.hidden: [[512, 256]]`."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Every arm or drawn point is run with each; the judge's errors are drawn from the seed, too."""
     search: Search | None = None

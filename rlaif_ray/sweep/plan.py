@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlaif_ray.config import Config, load_config
+from rlaif_ray.config.reading import takes_list
 from rlaif_ray.config.sweeping import Search, Study, own_caps
 from rlaif_ray.errors import ConfigError
 
@@ -72,7 +73,7 @@ def config_of(base: Config, study: Study, cell: Cell, folder: Path) -> Config:
     try:
         config = load_config(base.model_dump(mode="json"), {**with_seed(cell.set, cell.seed), **fixed})
     except ConfigError as error:
-        raise ConfigError(f"arm {cell.arm!r}: {error}") from None
+        raise ConfigError(f"arm {cell.arm!r}: {error}{_hint_at_lists(study, cell)}") from None
     if config.watch.action == "rollback":
         raise ConfigError(
             f"arm {cell.arm!r}: watch.action: got 'rollback', allowed in a sweep are 'report', 'stop' (trials' "
@@ -99,6 +100,17 @@ def with_seed(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def in_words(point: Mapping[str, Any]) -> str:
     """``{"mix.weight": 0.5}`` -> ``weight 0.5``, for tables."""
     return ", ".join(f"{_leaf(key)} {_short(value)}" for key, value in point.items())
+
+
+def _hint_at_lists(study: Study, cell: Cell) -> str:
+    """What to write instead where a list that was meant as one value was taken for a choice."""
+    for key, value in cell.set.items():
+        listed = [arm[key] for arm in study.arms if isinstance(arm.get(key), list)]
+        listed += [study.search.space[key].get("choice", [])] if study.search and key in study.search.space else []
+        meant = next((values for values in listed if value in values), None)
+        if meant and takes_list(key) and not isinstance(value, list):
+            return f"; a list is a choice of its values: one that is a list itself is written [{meant}] for {key}"
+    return ""
 
 
 def _choices(arm: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -60,6 +60,23 @@ def test_arms_are_every_combination_and_seeds_are_pairs() -> None:
         cells_of(study_from({"arms": [{"name": "task"}, {"name": "task"}]}))
 
 
+def test_a_value_that_is_a_list_is_told_how_to_be_written(tmp_path: Path) -> None:
+    arms = {"name": "widths", "arms": [{"name": "wide", "policy.network": "mlp", "policy.hidden": [512, 256]}]}
+    wanted = r"arm 'wide-hidden512': policy\.hidden: got 512; .*is a list itself is written \[\[512, 256\]\] for policy"
+    with pytest.raises(ConfigError, match=wanted):
+        Place.new(study_from(arms), {}, tmp_path)
+    drawn = {"name": "widths", "search": {"space": {"policy.hidden": {"choice": [64]}}, "samples": 1}}
+    with pytest.raises(ConfigError, match=r"got 64; .*written \[\[64\]\]"):
+        Place.new(study_from(drawn), {}, tmp_path)
+    as_told = {**arms, "arms": [{**arms["arms"][0], "policy.hidden": [[512, 256]]}]}
+    place = Place.new(study_from(as_told), {}, tmp_path)
+    assert [place.config_of(cell).policy.hidden for cell in place.cells] == [(512, 256)]
+    other = {"name": "other", "arms": [{"name": "rates", "ppo.lr": [-1.0, 0.1]}, {"name": "one", "policy.hidden": 5}]}
+    with pytest.raises(ConfigError) as told:  # what was no list taken apart has no such hint
+        Place.new(study_from(other), {}, tmp_path)
+    assert "is written" not in str(told.value)
+
+
 def test_points_are_drawn_from_their_space_and_the_same_each_time() -> None:
     raw = {"search": {"space": SPACE, "samples": 40}, "seeds": [0, 1]}
     cells = cells_of(study_from(raw))
