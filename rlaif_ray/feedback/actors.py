@@ -100,7 +100,12 @@ class StoreHandle:
             with LabelStore(self._path) as store:
                 yield store
         else:
-            yield _Calls(self)
+            yield self.calls
+
+    @property
+    def calls(self) -> Any:
+        """The actor under the store's own methods: each is one ``call``."""
+        return _Calls(self)
 
     def call(self, method: str, *args: Any) -> Any:
         """One call, waited for. Raises StoreError, its own or that nobody answers."""

@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Literal
 
 from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
@@ -52,6 +52,7 @@ from rlaif_ray.feedback.records import (
     unpack_episode,
 )
 from rlaif_ray.feedback.standing import Counts, stats_of
+from rlaif_ray.feedback.usage import stand_alone
 from rlaif_ray.types import Abstention, Episode, Label, Units, Verdict
 
 __all__ = ["LEASE_S", "ClaimState", "LabelStore"]
@@ -200,6 +201,13 @@ class LabelStore:
         """What one run has spent and reserved, against caps of its own."""
         with self._db.reading() as db:
             return account_of_run(db, caps, run_id)
+
+    def stand_alone(self, run: str, inherited: Mapping[str, int] = MappingProxyType({})) -> Amount:
+        """What the run bought, failed attempts included, and took from the store, each answer once, at the price that
+        was paid. ``inherited``: runs whose state it was cloned from, and their last label (``label_id``) at that time.
+        """
+        with self._db.reading() as db:
+            return stand_alone(db, run, inherited)
 
     # ------------------------------------------------------------------------------------------- writing
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 
 from rlaif_ray.feedback.budget import Amount, Caps
-from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.feedback.ledger import account_of_run
 
 __all__ = ["stand_alone"]
 
@@ -20,17 +21,11 @@ _INHERITED = """
 """
 
 
-def stand_alone(store: LabelStore, run: str, inherited: Mapping[str, int] | None = None) -> Amount:
-    """What the run bought, failed attempts included, and what it took from the store, at the price that was paid.
-
-    ``inherited``: runs whose state this one was cloned from, and their last label (``label_id``) at that time. Each
-    answer counts once.
-    """
-    own = store.account_of_run(run, Caps()).spent
+def stand_alone(db: sqlite3.Connection, run: str, inherited: Mapping[str, int]) -> Amount:
+    """See ``LabelStore.stand_alone``."""
     more: dict[int, Amount] = {}
-    with store.reading() as db:
-        for other, last in (inherited or {}).items():
-            if other != run:
-                rows = db.execute(_INHERITED, (other, last, run)).fetchall()
-                more |= {row["id"]: Amount(row["cost_usd"], row["labels"], row["tokens"]) for row in rows}
-    return sum(more.values(), own)
+    for other, last in inherited.items():
+        if other != run:
+            rows = db.execute(_INHERITED, (other, last, run)).fetchall()
+            more |= {row["id"]: Amount(row["cost_usd"], row["labels"], row["tokens"]) for row in rows}
+    return sum(more.values(), account_of_run(db, Caps(), run).spent)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.tune.result import DONE, SHOULD_CHECKPOINT, TRIAL_INFO
 
 from rlaif_ray.checkpoints import write_checkpoint
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.course import DRAIN_S, Course
+from rlaif_ray.errors import RlaifError
 from rlaif_ray.files import write_whole
 from rlaif_ray.networks import save_policy
+from rlaif_ray.placement import home_node
 from rlaif_ray.ppo import FeedbackPPO
 from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.runlog import RunLog, plain
+from rlaif_ray.sweep.labels import TrialLabels
 from rlaif_ray.sweep.place import Place
 from rlaif_ray.sweep.plan import Cell, suggested
 from rlaif_ray.types import Judged
@@ -126,6 +132,13 @@ class SweepTrial(FeedbackPPO):
         """Unique in a store that several sweeps may share."""
         return f"{self.place.folder.name}/{self.cell.name}"
 
+    @cached_property
+    def labels(self) -> TrialLabels:
+        """Of a trial that asks."""
+        from rlaif_ray.feedback.actors import StoreHandle
+
+        return TrialLabels(StoreHandle(self.store_path, node=home_node(self.config.home_node)), self.run_id)
+
     def setup(self, config: FeedbackPPOConfig) -> None:
         super().setup(config)
         self.course = Course(self.given, self.path, self, stop=lambda: False, phase_ended=self._keep)
@@ -154,8 +167,11 @@ class SweepTrial(FeedbackPPO):
             if self.course.over:
                 row |= {DONE: True, "summary": self._end()}
         except Exception:
+            # Whatever it is, of the libraries or a user's own world: the trial's record says what Tune is told. What
+            # ends a process from outside (KeyboardInterrupt, SystemExit) is no failure of the trial.
             self.ended = True
-            self.course.write(self._summary("failed"))
+            with contextlib.suppress(RlaifError, RayError):  # what is told is what went wrong first
+                self.course.write(self._summary("failed"))
             raise
         row = {key: value for key, value in row.items() if key not in _LEFT_OUT}
         row["wall_s"] = self.course.wall_s()
@@ -204,11 +220,7 @@ class SweepTrial(FeedbackPPO):
         """As if the trial stood alone: what it used, whoever paid for it. What it spent itself is beside it."""
         if not self.rlaif.asks:
             return {"stand_alone": {"usd": 0.0, "labels": 0}}
-        from rlaif_ray.feedback.store import LabelStore
-        from rlaif_ray.feedback.usage import stand_alone
-
-        with LabelStore(self.store_path, readonly=True) as store:
-            used = stand_alone(store, self.run_id, self.inherited)
+        used = self.labels.stand_alone(self.inherited)
         return {"stand_alone": {"usd": used.usd, "labels": used.labels}, "inherited": self.inherited}
 
     def _note(self) -> None:
@@ -242,7 +254,7 @@ class SweepTrial(FeedbackPPO):
             "audit": self.audit.state(),
             "inherited": self.inherited,
             "run_id": self.run_id,
-            "last_label": self._last_label(),
+            "last_label": self.labels.last() if self.rlaif.asks else 0,
         }
         (Path(checkpoint_dir) / COURSE).write_text(json.dumps(plain(facts)))
 
@@ -256,30 +268,10 @@ class SweepTrial(FeedbackPPO):
         self.audit.restore(kept["audit"])
         self.course.go_on_from(kept["facts"])
 
-    def _last_label(self) -> int:
-        labels = self._labels_of(self.run_id)
-        return labels[-1].label_id if labels else 0
-
-    def _labels_of(self, run: str) -> list[Any]:
-        if not self.rlaif.asks or not self.store_path.exists():
-            return []
-        from rlaif_ray.feedback.store import LabelStore
-
-        with LabelStore(self.store_path, readonly=True) as store:
-            return store.labels(run=run)
-
     def _stored_labels(self) -> list[Judged]:
         """Of this trial, and of those it was cloned from until then: their reward model is its own now."""
         found = super()._stored_labels()
-        if not self.inherited:
-            return found
-        from rlaif_ray.feedback.earlier import judged_in
-        from rlaif_ray.feedback.store import LabelStore
-
-        with LabelStore(self.store_path, readonly=True) as store:
-            for run, last in self.inherited.items():
-                found += judged_in(store, (one for one in store.labels(run=run) if one.label_id <= last))
-        return found
+        return found + self.labels.of_others(self.inherited) if self.inherited else found
 
     def cleanup(self) -> None:
         """Also where Tune ends the trial before its time: what it has come to is on record."""

@@ -12,7 +12,6 @@ from test_feedback_store import ME, USED, VERDICT, WORST, answered, record
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.judge import identity_of
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.feedback.usage import stand_alone
 from rlaif_ray.types import Label
 
 ONE = Amount(VERDICT.usage.cost_usd, 1, VERDICT.usage.input_tokens + VERDICT.usage.output_tokens)
@@ -24,12 +23,12 @@ def test_what_others_paid_for_counts_once_and_is_no_cash(store: LabelStore) -> N
     for number in (0, 1, 1):  # the second look at 1 is what a resumed run does
         assert isinstance(store.claim(record(number, "second"), ME), Label)
     answered(store, 9, run="second")
-    used = stand_alone(store, "second")
+    used = store.stand_alone("second")
     assert used.labels == 3
     assert used.usd == pytest.approx(2 * ONE.usd + USED.usd)
     assert used.tokens == 2 * ONE.tokens + USED.tokens
     assert store.stats("second").labels == 1  # cash
-    assert stand_alone(store, "first").labels == 3
+    assert store.stand_alone("first").labels == 3
     assert store.account(Caps()).spent.labels == 4
 
 
@@ -37,7 +36,7 @@ def test_a_run_cloned_from_another_is_charged_for_its_labels_until_then(store: L
     labels = [answered(store, number, run="donor") for number in range(4)]
     store.claim(record(0, "clone"), ME)
     answered(store, 9, run="clone")
-    used = stand_alone(store, "clone", {"donor": labels[2].label_id, "clone": 10**6})
+    used = store.stand_alone("clone", {"donor": labels[2].label_id, "clone": 10**6})
     assert used.labels == 4  # 9, and 0, 1, 2 of the donor's: 0 was taken already, 3 came later
     assert used.usd == pytest.approx(USED.usd + 3 * ONE.usd)
 
@@ -63,14 +62,14 @@ def test_an_answer_put_together_of_several_counts_for_as_many(store: LabelStore)
     assert store.claim(whole, ME) == "claimed"
     store.answer(whole, VERDICT, None, Amount())
     last = store.labels()[-1].label_id
-    assert stand_alone(store, "first").labels == 3
-    assert stand_alone(store, "clone", {"first": last}).labels == 3  # its parts, not the whole beside them
+    assert store.stand_alone("first").labels == 3
+    assert store.stand_alone("clone", {"first": last}).labels == 3  # its parts, not the whole beside them
     store.open_run("second", Caps(run=Caps(labels=2)))
     assert store.claim(record(7, "second"), ME) == "unanswered"
     store.open_run("third", Caps(run=Caps(labels=3)))
     assert isinstance(store.claim(record(7, "third"), ME), Label)
-    assert stand_alone(store, "third").labels == 3
-    assert stand_alone(store, "clone", {"third": store.labels()[-1].label_id}).labels == 3
+    assert store.stand_alone("third").labels == 3
+    assert store.stand_alone("clone", {"third": store.labels()[-1].label_id}).labels == 3
 
 
 def test_the_noise_of_each_seed_is_its_own() -> None:

@@ -51,6 +51,10 @@ def test_an_actor_on_another_node_uses_the_store_at_the_head(run):
     assert elsewhere["labels"] == elsewhere["stored"] == 6
 
 
+def test_a_trial_on_another_node_asks_the_store_what_it_and_its_ancestors_used(run):
+    assert run["elsewhere"]["trial"] == {"last": 6, "used": 6, "of_clone": 5, "inherited": 5}
+
+
 def test_what_the_cluster_can_never_hold_is_refused_with_what_to_ask_for(run):
     assert run["refused"] == (
         "resources.env_runners: got 9, which needs 9 CPUs; the cluster has 4 CPUs (2 nodes: 2 + 2): "

@@ -77,7 +77,9 @@ class _Elsewhere:
 
     def look(self, settings: dict, path: str) -> dict:
         from rlaif_ray import envs
+        from rlaif_ray.feedback.actors import StoreHandle
         from rlaif_ray.feedback.pool import FeedbackPool
+        from rlaif_ray.sweep.labels import TrialLabels
 
         config = load_config({}, settings | {"judge.base_url": "http://127.0.0.1:9/v1"})  # nothing is asked
         renderer = envs.env_spec(config.env.id).renderer({})
@@ -85,8 +87,16 @@ class _Elsewhere:
         pool = FeedbackPool(config, renderer=renderer, store_path=Path(path), run_id=config.run.name, home=home)
         stored, stats, actors = pool.stored(), pool.stats(), where_actors_are()
         pool.close()
+        mine = TrialLabels(StoreHandle(Path(path), node=home), config.run.name)
+        clone = TrialLabels(StoreHandle(Path(path), node=home), "clone")
+        inherited = {config.run.name: mine.last() - 1}  # cloned before its last label
+        trial = {
+            "last": mine.last(), "used": mine.stand_alone({}).labels, "of_clone": clone.stand_alone(inherited).labels,
+            "inherited": sum(one.value in (0.0, 1.0) for one in clone.of_others(inherited)),
+        }  # fmt: skip
         here = ray.get_runtime_context().get_node_id()
-        return {"labels": stats.labels, "stored": len(stored), "actors": actors, "is_home": home == here}
+        seen = {"labels": stats.labels, "stored": len(stored), "actors": actors, "is_home": home == here}
+        return seen | {"trial": trial}
 
 
 def refuse(*words: str) -> str:
