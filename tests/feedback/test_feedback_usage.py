@@ -6,13 +6,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import ray
 from feedback_fakes import asked_about, tiny_config
+from test_feedback_exchange import preference
 from test_feedback_store import ME, USED, VERDICT, WORST, answered, record
 
+from rlaif_ray.feedback.actors import StoreHandle
 from rlaif_ray.feedback.budget import Amount, Caps
 from rlaif_ray.feedback.judge import identity_of
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import Label
+from rlaif_ray.sweep.labels import TrialLabels
+from rlaif_ray.types import Abstention, Label, episodes_of
 
 ONE = Amount(VERDICT.usage.cost_usd, 1, VERDICT.usage.input_tokens + VERDICT.usage.output_tokens)
 
@@ -79,3 +83,25 @@ def test_the_noise_of_each_seed_is_its_own() -> None:
         for seed in (0, 1, 1)
     }
     assert len(keys) == 2
+
+
+@pytest.mark.ray
+def test_a_clone_takes_over_verdicts_with_all_that_they_are_about(store: LabelStore, ray_session: None) -> None:
+    """Asked of the store's actor, as a trial does that may be on another node than the file."""
+    refused = Abstention("refusal", "no", VERDICT.usage)
+    first, none = answered(store, 1, run="run"), answered(store, 2, refused, run="run")
+    pair = preference(store, 20)
+    answered(store, 3, run="run")  # came after the clone was made
+    handle = StoreHandle(store.path)
+    labels = TrialLabels(handle, "clone")
+    found = labels.of_others({"run": pair.label_id})
+    assert none.value is None
+    assert [one.value for one in found] == [first.value, pair.value]
+    assert [[one.episode_id for one in episodes_of(judged.units)] for judged in found] == [
+        [1], [pair.episode_id, pair.second_episode_id],
+    ]  # fmt: skip
+    assert labels.last() == 0
+    newest = answered(store, 4, run="clone").label_id
+    assert labels.last() == labels.last() == newest
+    assert labels.stand_alone({}).labels == 1
+    ray.kill(handle.actor)
