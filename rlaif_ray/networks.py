@@ -21,12 +21,17 @@ from torch import Tensor, nn
 
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
-from rlaif_ray.trunks import TRUNKS, orthogonal
+from rlaif_ray.planning import PlanningTrunk
+from rlaif_ray.trunks import CnnTrunk, EgoAllocentricTrunk, EgocentricTrunk, MlpTrunk, orthogonal
 from rlaif_ray.types import Array
 
-__all__ = ["ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]
+__all__ = ["TRUNKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]
 
 POLICY_FILE = "policy.pt"
+TRUNKS: dict[str, type[nn.Module]] = {
+    "mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk, "ego-allocentric": EgoAllocentricTrunk,
+    "planning": PlanningTrunk,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from rlaif_ray.columns import Acted
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError, UnknownNameError
-from rlaif_ray.networks import ActorCritic, NetworkSpec, choose, spec_for, to_world
-from rlaif_ray.trunks import FEATURES, TRUNKS
+from rlaif_ray.networks import TRUNKS, ActorCritic, NetworkSpec, choose, spec_for, to_world
+from rlaif_ray.trunks import FEATURES
 from rlaif_ray.types import Array
 
 __all__ = ["BELIEF", "ActorCriticModule", "ModuleActor", "module_spec"]

@@ -20,7 +20,19 @@ from torch.nn import functional
 
 from rlaif_ray.errors import ConfigError
 
-__all__ = ["AGENT", "FEATURES", "SIGNS", "TRUNKS", "CnnTrunk", "EgocentricTrunk", "MlpTrunk", "dense", "orthogonal"]
+__all__ = [
+    "AGENT",
+    "FEATURES",
+    "SIGNS",
+    "CnnTrunk",
+    "EgoAllocentricTrunk",
+    "EgocentricTrunk",
+    "MlpTrunk",
+    "Spec",
+    "dense",
+    "grid_of",
+    "orthogonal",
+]
 
 # Columns of a digest: what is learned from many times is looked through once, and is then some numbers a sample.
 FEATURES, SIGNS, AGENT = "features", "signs", "agent"
@@ -348,11 +360,6 @@ class EgoAllocentricTrunk(EgocentricTrunk):
 
     def _rows_at(self, cell: Tensor, common: Tensor) -> Tensor:
         return torch.cat([super()._rows_at(cell, common), (self.window_rows + self.features + cell)[:, None]], 1)
-
-
-TRUNKS: dict[str, type[nn.Module]] = {
-    "mlp": MlpTrunk, "cnn": CnnTrunk, "egocentric": EgocentricTrunk, "ego-allocentric": EgoAllocentricTrunk,
-}  # fmt: skip
 
 
 def grid_of(spec: Spec, network: str) -> tuple[int, int, int]:

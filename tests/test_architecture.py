@@ -23,7 +23,7 @@ LEVELS: list[dict[str, set[str]]] = [
     {"config": {"config"}, "intervals": {"intervals"}},
     {
         "envs": {"envs"},
-        "acting": {"columns", "packed", "trunks", "networks", "policy", "rollout"},
+        "acting": {"columns", "packed", "trunks", "planning", "networks", "policy", "rollout"},
         "feedback": {"feedback"},
         "reward_model": {"reward_model"},
     },

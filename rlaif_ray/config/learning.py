@@ -16,7 +16,7 @@ class PolicyConfig(Section):
     """The policy network."""
 
     network: str = "mlp"
-    """`mlp`, `cnn`, `egocentric`, `ego-allocentric` (grids), or an import path
+    """`mlp`; for grids also `cnn`, `egocentric`, `ego-allocentric`, `planning`; or an import path
     "package.module:Class" of an RLModule."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the dense layers."""

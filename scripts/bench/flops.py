@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.trunks import TRUNKS
+from rlaif_ray.networks import TRUNKS
 
 __all__ = ["operations", "product_gflops"]
 

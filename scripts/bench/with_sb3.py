@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from rlaif_ray.config import Config, PolicyConfig, load_config
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.networks import spec_for
-from rlaif_ray.trunks import TRUNKS
+from rlaif_ray.networks import TRUNKS, spec_for
 
 
 class World(VecEnv):  # type: ignore[misc]

@@ -1,0 +1,166 @@
+"""The planning trunk: values are those of best ways, and gradients lie along them."""
+
+import heapq
+
+import numpy as np
+import pytest
+import torch
+
+from rlaif_ray import envs, planning
+from rlaif_ray.errors import ConfigError
+from rlaif_ray.networks import ActorCritic, NetworkSpec
+from rlaif_ray.planning import NOWHERE, Ways, best_ways
+
+HIGH, WIDE = 7, 9  # with the frame
+
+
+def spec(shape=(12, 14, 4), hidden=(16, 8)):
+    return NetworkSpec("planning", hidden, shape, "discrete", 4)
+
+
+def framed(rng, maps=5):
+    """Random gains and losses of grids in a frame; a third of the cells are all but closed."""
+    gain, loss = -8.0 * rng.random((maps, HIGH, WIDE)), -0.01 - rng.random((maps, HIGH, WIDE))
+    loss[rng.random(loss.shape) < 0.3] = -50.0
+    for one in (gain, loss):
+        one[:, [0, -1]] = NOWHERE
+        one[:, :, [0, -1]] = NOWHERE
+    return (torch.from_numpy(one.reshape(maps, -1)) for one in (gain, loss))
+
+
+def by_dijkstra(gain, loss):
+    """Value of the best way from each cell of one map, by a queue: cells are settled best first."""
+    value = dict(enumerate(gain.tolist()))
+    queue = [(-v, c) for c, v in value.items()]
+    heapq.heapify(queue)
+    while queue:
+        v, cell = heapq.heappop(queue)
+        if -v < value[cell]:
+            continue
+        for beside in (cell - WIDE, cell - 1, cell + 1, cell + WIDE):
+            if 0 <= beside < len(gain) and loss[beside] > NOWHERE and loss[beside] - v > value[beside]:
+                value[beside] = float(loss[beside]) - v
+                heapq.heappush(queue, (-value[beside], beside))
+    return [value[c] for c in range(len(gain))]
+
+
+def by_iteration(gain, loss):
+    """The same by the recursion that defines it, which autograd can follow."""
+    value = gain
+    for _ in range(HIGH * WIDE):
+        grid = value.view(-1, HIGH, WIDE)
+        around = torch.full((len(grid), HIGH + 2, WIDE + 2), NOWHERE, dtype=grid.dtype)
+        around[:, 1:-1, 1:-1] = grid
+        best = torch.stack([around[:, :-2, 1:-1], around[:, 2:, 1:-1], around[:, 1:-1, :-2], around[:, 1:-1, 2:]])
+        value = torch.maximum(gain, loss + best.amax(0).flatten(1))
+    return value
+
+
+def inside():
+    grid = torch.zeros(HIGH, WIDE, dtype=torch.bool)
+    grid[1:-1, 1:-1] = True
+    return grid.flatten()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_values_are_those_of_the_best_ways(seed):
+    gain, loss = framed(np.random.default_rng(seed))
+    value, onward = best_ways(gain, loss, WIDE)
+    for m in range(len(gain)):
+        assert value[m][inside()].numpy() == pytest.approx(np.array(by_dijkstra(gain[m], loss[m]))[inside().numpy()])
+    for start in (m * HIGH * WIDE + int(c) for m in range(len(gain)) for c in inside().nonzero()):
+        cell, lost = start, 0.0
+        while (after := int(onward[cell])) != cell:  # every way ends
+            lost, cell = lost + float(loss.view(-1)[cell]), after
+        assert lost + float(gain.view(-1)[cell]) == pytest.approx(float(value.view(-1)[start]))
+
+
+def test_gradients_are_those_of_the_recursion():
+    gain, loss = (one.requires_grad_() for one in framed(np.random.default_rng(7)))
+    cells = torch.arange(gain.numel()).view(gain.shape)[:, inside()].flatten()
+    weight = torch.randn(len(cells), dtype=gain.dtype)
+    found = []
+    for value in (Ways.apply(gain, loss, WIDE, cells), by_iteration(gain, loss).flatten()[cells]):
+        gain.grad = loss.grad = None
+        (value * weight).sum().backward()
+        found.append([value.detach(), gain.grad[:, inside()].clone(), loss.grad[:, inside()].clone()])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs)
+    assert (found[0][2] != 0).sum() > 50
+
+
+def homegrids(count, steps=5):
+    env, rng = envs.make_vec("rlaif_ray/Homegrid-v0", count, {}), np.random.default_rng(0)
+    env.reset(seed=1)
+    for _ in range(steps):
+        obs = env.step(rng.integers(0, 4, count))[0]
+    return torch.from_numpy(np.array(obs))
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4), [5, 5, 0, 31]])
+def test_any_rows_of_a_digest_are_what_the_observations_are_forward_and_backward(rows):
+    torch.manual_seed(1)
+    net, obs = ActorCritic(spec()), homegrids(32)
+    columns = net.digest(obs)
+    found = []
+    for embedding in (net.embed({key: one[rows] for key, one in columns.items()}), net.trunk(obs[rows])):
+        net.zero_grad()
+        (embedding * torch.linspace(-1, 1, embedding.numel()).view_as(embedding)).sum().backward()
+        found.append([embedding.detach(), *(p.grad.clone() for p in net.trunk.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert all(grad.abs().sum() > 0 for grad in found[0][1:])
+
+
+def test_grids_that_fall_on_one_hash_are_told_apart():
+    net, obs = ActorCritic(spec()), homegrids(16)
+    expected = net.trunk(obs)
+    net.trunk.mark.zero_()
+    assert torch.allclose(net.trunk(obs), expected, atol=1e-6)
+
+
+def test_samples_do_not_touch_each_other_and_corners_are_cells_like_others():
+    net = ActorCritic(spec((5, 7, 3)))
+    obs = (torch.rand(35, 5, 7, 3) < 0.3).to(torch.uint8)
+    obs[..., 0] = torch.eye(35).view(35, 5, 7).to(torch.uint8)  # an agent on every cell
+    together = net(obs)[0]
+    assert torch.allclose(together, torch.cat([net(one[None])[0] for one in obs]), atol=1e-5)
+    assert torch.isfinite(together).all()
+    assert together.detach().std() < 0.1  # near uniform at the start
+
+
+class ByHand(torch.nn.Module):
+    """Goals draw, things are dear, floor is cheap, the rest is all but closed."""
+
+    def forward(self, bits):  # goal, thing, floor, frame
+        gain = torch.where(bits[:, 0] > 0, -10.0, 10.0)
+        loss = torch.where(bits[:, 1] > 0, 3.0, torch.where(bits[:, 2] > 0, 0.0, 20.0))
+        return torch.cat([one[:, None].expand(-1, planning.MAPS) for one in (gain, loss)], 1)
+
+
+def test_a_way_is_found_round_what_costs_much():
+    trunk = ActorCritic(spec((5, 7, 4))).trunk
+    trunk.cell, trunk.layers = ByHand(), torch.nn.Identity()
+    obs = torch.zeros(1, 5, 7, 4, dtype=torch.uint8)
+    obs[..., 3] = 1
+    obs[0, 2, 2, 0] = obs[0, 2, 5, 1] = 1  # agent, goal
+    own, north, south, east, west = trunk(obs)[0, :5].tolist()
+    assert east == 0.0
+    assert max(own, north, south, west) < 0.0
+    obs[0, 1:4, 3, 2] = 1  # a row of things, with gaps above and below
+    own, north, south, east, west = trunk(obs)[0, :5].tolist()
+    assert north == south == 0.0
+    assert max(own, east, west) < 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ((3,), "'planning' for observations of shape"),
+        ((5, 7, 1), "grid of 1 channels"),
+        ((5, 7, 31), "allowed are 2 to 30"),
+    ],
+)
+def test_what_it_can_not_plan_on_is_refused_in_words(shape, why):
+    with pytest.raises(ConfigError, match=why):
+        ActorCritic(spec(shape))
