@@ -18,7 +18,7 @@ from rlaif_ray.networks import ActorCritic, NetworkSpec
 
 __all__ = ["suite"]
 
-NETWORKS = ("mlp", "cnn", "egocentric", "ego-allocentric")
+NETWORKS = ("mlp", "cnn", "egocentric", "ego-allocentric", "planning")
 Pass = Callable[[Any], Tensor]
 
 

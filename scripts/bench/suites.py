@@ -22,6 +22,8 @@ from flops import operations, product_gflops
 from plan import Plan, Row
 from this_machine import CORES
 
+from rlaif_ray.config import load_config
+
 Suite = Callable[[Plan], Iterator[Row]]
 ASKING_S = 20.0  # of a turn in which questions are asked and answered
 LATENCY_S = 8.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
@@ -86,7 +88,7 @@ def published(plan: Plan) -> Iterator[Row]:
     ours = {"kind": "ours", "threads": 1, "runners": 1, "every": 1} | AHEAD
     contestants = {
         "ours, mlp": ours | {"network": "mlp"},
-        "ours, ego-allocentric (the preset's)": ours | {"network": "ego-allocentric"},
+        "ours, planning (the preset's)": ours | {"policy": PRESETS_POLICY},
         "SB3, published settings": {"kind": "sb3-published", "threads": CORES, "every": 4},
     }
     for found in duel(contestants, plan, part="published", rounds=plan.times(12), warm_up=2):
@@ -118,7 +120,8 @@ def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
     return int(known[0]["questions"])
 
 
-PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "network": "ego-allocentric", "threads": 1, "runners": 1}
+PRESETS_POLICY = load_config("homegrid").policy.model_dump(mode="json")
+PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "policy": PRESETS_POLICY, "threads": 1, "runners": 1}
 
 
 def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
@@ -181,7 +184,7 @@ def gpu(plan: Plan) -> Iterator[Row]:
         yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
         return
     ours = {"kind": "ours"}
-    networks = ("mlp", "cnn", "egocentric", "ego-allocentric")
+    networks = ("mlp", "cnn", "egocentric", "ego-allocentric", "planning")
     contestants = {
         f"{network}, {device}": ours | {"network": network, "resources": {"device": device}}
         for network in networks for device in ("cpu", "cuda")

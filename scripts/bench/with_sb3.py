@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,20 +76,22 @@ class World(VecEnv):  # type: ignore[misc]
 
 
 class Trunk(BaseFeaturesExtractor):  # type: ignore[misc]
-    """The plain network of that name, or ours of the same shapes."""
+    """The plain network of that name, or ours of the same shapes; ``hidden`` holds for ours."""
 
-    def __init__(self, space: spaces.Box, network: str, ours: bool) -> None:
-        super().__init__(space, features_dim=256)
+    def __init__(self, space: spaces.Box, network: str, ours: bool, hidden: tuple[int, ...] = (256, 256)) -> None:
+        super().__init__(space, features_dim=hidden[-1])
         self.ours = ours
-        self.layers = TRUNKS[network](_Shapes()) if ours else plain_network(network)
+        self.layers = TRUNKS[network](_Shapes(hidden, GRID)) if ours else plain_network(network)
 
     def forward(self, obs: Tensor) -> Tensor:
         out: Tensor = self.layers(obs.to(torch.uint8) if self.ours else obs)
         return out
 
 
+@dataclass(frozen=True)
 class _Shapes:
-    hidden, obs_shape = (256, 256), GRID
+    hidden: tuple[int, ...]
+    obs_shape: tuple[int, ...]
 
 
 class PublishedTrunk(BaseFeaturesExtractor):  # type: ignore[misc]
@@ -162,7 +165,9 @@ class Preset(StableBaselines):
         paths = Paths(envs)
         policy = {
             "features_extractor_class": Trunk,
-            "features_extractor_kwargs": {"network": self.config.policy.network, "ours": True},
+            "features_extractor_kwargs": {
+                "network": self.config.policy.network, "ours": True, "hidden": self.config.policy.hidden,
+            },
             "net_arch": [],
         }
         self.model = PPO(

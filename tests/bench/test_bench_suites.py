@@ -94,7 +94,7 @@ def test_learners_are_compared_with_both_others(ray_session, plan, monkeypatch):
 
 def test_the_published_settings_are_four_environments_and_sb3s_defaults(ray_session, plan):
     found = last(suites.published, plan)
-    assert {"ours, mlp", "ours, ego-allocentric (the preset's)", "SB3, published settings"} == set(found["contenders"])
+    assert {"ours, mlp", "ours, planning (the preset's)", "SB3, published settings"} == set(found["contenders"])
     assert len(found["ratios"]) == 2
     model = Performer({"kind": "sb3-published"}).contender.model
     assert (model.n_envs, model.n_steps, model.batch_size, model.n_epochs) == (4, 2_048, 64, 10)

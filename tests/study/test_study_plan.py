@@ -111,7 +111,7 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     direct = by_key["direct/direct-s0"]
     steps_taken = 12.0 * 20_000
     assert direct.minutes == pytest.approx((10 + steps_taken / 8_000 + 20_000 / 50 + evaluated_s) / 60)
-    assert "estimated: 0.24 M steps at 8,000/s (ego-allocentric), 20,000 answers waited for at 50/s" in direct.basis
+    assert "estimated: 0.24 M steps at 8,000/s (planning), 20,000 answers waited for at 50/s" in direct.basis
     first = next(step for step in steps if step.key == "direct/direct-s0")
     study_results.store(first, study_results.result(first, 1.0, 1.0, minutes=7.5))
     rows = {row.key: row for row in plan(steps, layout, 1e9)}
