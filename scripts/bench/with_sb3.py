@@ -166,7 +166,9 @@ class Preset(StableBaselines):
         policy = {
             "features_extractor_class": Trunk,
             "features_extractor_kwargs": {
-                "network": self.config.policy.network, "ours": True, "hidden": self.config.policy.hidden,
+                "network": self.config.policy.network,
+                "ours": True,
+                "hidden": self.config.policy.hidden,
             },
             "net_arch": [],
         }
