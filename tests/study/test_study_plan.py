@@ -107,7 +107,7 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     by_key = {row.key: row for row in plan(steps, layout, 1e9)}
     evaluated_s = 5 * 10_000 / 1_000
     task = by_key["task/task-s5"]
-    assert task.minutes == pytest.approx((10 + 700_000 / 8_000 + evaluated_s) / 60)
+    assert task.minutes == pytest.approx((10 + 400_000 / 8_000 + evaluated_s) / 60)
     direct = by_key["direct/direct-s5"]
     steps_taken = 12.0 * 20_000
     assert direct.minutes == pytest.approx((10 + steps_taken / 8_000 + 20_000 / 50 + evaluated_s) / 60)
@@ -147,7 +147,7 @@ def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
     assert row.minutes == pytest.approx(10_000 / 50 / 60)
     first_round = next(row for row in plan(steps, layout, 1e9) if row.key == "published/published_1-s7")
     fit_s = 0.8 * 10_000 * 15 / 800
-    assert first_round.minutes == pytest.approx((10 + 1_400_000 / 8_000 + fit_s + 5 * 10_000 / 1_000) / 60)
+    assert first_round.minutes == pytest.approx((10 + 800_000 / 8_000 + fit_s + 5 * 10_000 / 1_000) / 60)
 
 
 def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path) -> None:
