@@ -84,6 +84,7 @@ def test_named_arms_bring_what_they_begin_with(steps: tuple[Step, ...]) -> None:
         "direct/direct_structured-s7",
     ]
     assert [step.key for step in chosen(steps, ["audit/nets-s6"], [])] == ["online/online-s6", "audit/nets-s6"]
+    assert {step.arm for step in chosen(steps, ["direct/direct"], [])} == {"task", "direct"}
     with pytest.raises(UnknownNameError, match="did you mean 'direct'"):
         chosen(steps, ["diretc"], [])
     with pytest.raises(ConfigError, match="--seeds: got 4"):

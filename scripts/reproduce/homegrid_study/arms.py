@@ -165,24 +165,26 @@ def _audits(study: Study, base: Config, layout: Layout) -> list[Step]:
 
 
 def chosen(steps: tuple[Step, ...], arms: list[str], seeds: list[int]) -> tuple[Step, ...]:
-    """Those of the named arms, files or keys, and what they begin with; all where nothing is named.
+    """Those of the named arms ("direct", or "direct/direct"), files of them or keys, and what they begin with; all where
+    nothing is named.
 
     Raises UnknownNameError.
     """
     by_key = {step.key: step for step in steps}
-    names = {name for step in steps for name in (step.arm, step.study, step.key)}
+    names = {name for step in steps for name in _names(step)}
     if unknown := [arm for arm in arms if arm not in names]:
-        raise UnknownNameError("arm (or file of tune_configs/study)", unknown[0], sorted(names))
+        shown = sorted({name for step in steps for name in (step.arm, step.study)})  # hundreds of keys would hide them
+        raise UnknownNameError("arm (or file of tune_configs/study, or FILE/ARM-sSEED)", unknown[0], shown)
     if unknown_seeds := [seed for seed in seeds if seed not in {step.seed for step in steps}]:
         raise ConfigError(f"--seeds: got {unknown_seeds[0]}, allowed are {sorted({step.seed for step in steps})}")
-    wanted = [
-        step
-        for step in steps
-        if (not arms or {step.arm, step.study, step.key} & set(arms)) and (not seeds or step.seed in seeds)
-    ]
+    wanted = [step for step in steps if (not arms or _names(step) & set(arms)) and (not seeds or step.seed in seeds)]
     keys: set[str] = set()
     while wanted:
         step = wanted.pop()
         keys.add(step.key)
         wanted += [by_key[key] for key in step.needs if key not in keys]
     return tuple(step for step in steps if step.key in keys)
+
+
+def _names(step: Step) -> set[str]:
+    return {step.arm, step.study, f"{step.study}/{step.arm}", step.key}
