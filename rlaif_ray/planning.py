@@ -26,68 +26,81 @@ from torch.nn import functional
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.trunks import AGENT, FEATURES, Spec, dense, grid_of, orthogonal
 
-__all__ = ["PlanningTrunk", "Ways", "best_ways"]
+__all__ = ["PlanningTrunk", "Ways", "best_ways", "where_on"]
 
 MAPS = 4  # value maps: what is sought and what is avoided may be weighed differently in each
 SPAN, EASY = 4.0, 4.0  # at first what arriving is worth differs by much more than a step costs: ways are long
 LEAST_LOSS = 0.01  # of a step: ways don't run in circles
-CHECK_EVERY = 8  # rounds between looks whether anything still changes
 FAR = 12.0  # differences beyond this tell no more
+FEW_CHANNELS = 6
 NOWHERE = -1e9
 
 
-def best_ways(gain: Tensor, loss: Tensor, wide: int, ways: bool = True) -> tuple[Tensor, Tensor]:
-    """(M, P) ``gain`` <= 0 of ending on a cell and ``loss`` < 0 of passing it, of grids in a frame nobody passes, rows
-    of ``wide`` -> (M, P) value, and (M P,) int64 where the best way goes on: to a neighbour, or no further. Without
-    ``ways`` the second is empty.
+def best_ways(gain: Tensor, loss: Tensor) -> Tensor:
+    """(H, W, K) ``gain`` <= 0 of ending on a cell, ``loss`` < 0 of passing it, of K grids in a frame nobody passes ->
+    (H, W, K) value.
+
+    By sweeps down, up, right and left, each a row or column of all grids at a time, until nothing changes: a sweep
+    carries a value along any straight stretch, so that it takes about as many rounds as a way has corners.
     """
     value = gain.clone(memory_format=torch.contiguous_format)
-    flat, cost = value.view(-1), loss.reshape(-1)
-    beside, ahead = torch.empty_like(flat), torch.empty_like(flat)
-    inner = slice(wide, len(flat) - wide)
-    steps = (-wide, -1, 1, wide)
-    for i in range(value.shape[1]):
-        before = flat.clone() if i % CHECK_EVERY == CHECK_EVERY - 1 else None
-        torch.maximum(flat[: len(flat) - 2 * wide], flat[2 * wide :], out=beside[inner])
-        torch.maximum(flat[wide - 1 : len(flat) - wide - 1], flat[wide + 1 : len(flat) - wide + 1], out=ahead[inner])
-        torch.maximum(beside[inner], ahead[inner], out=beside[inner])
-        beside[inner].add_(cost[inner])
-        torch.maximum(flat[inner], beside[inner], out=flat[inner])
-        if before is not None and torch.equal(before, flat):
+    lines = []
+    for values, losses in ((value.unbind(0), loss.unbind(0)), (value.unbind(1), loss.unbind(1))):
+        onward = [(values[i], values[i - 1], losses[i]) for i in range(1, len(values) - 1)]
+        back = [(values[i], values[i + 1], losses[i]) for i in range(len(values) - 2, 0, -1)]
+        lines += [*onward, *back]
+    before = torch.empty_like(value)
+    for _ in range(value.shape[0] * value.shape[1]):
+        before.copy_(value)
+        for line, neighbour, cost in lines:
+            torch.maximum(line, neighbour + cost, out=line)
+        if torch.equal(before, value):
             break
-    if not ways:
-        return value, torch.empty(0)
-    around = torch.stack([flat[wide + step : len(flat) - wide + step] for step in steps])
-    best, which = around.max(0)
-    here = torch.arange(len(flat), device=flat.device)
-    onward = here.clone()
-    goes = best + cost[inner] > gain.reshape(-1)[inner]
-    onward[inner] = torch.where(goes, here[inner] + torch.tensor(steps, device=flat.device)[which], here[inner])
-    return value, onward
+    return value
+
+
+def where_on(value: Tensor, gain: Tensor, loss: Tensor) -> Tensor:
+    """(H W K,) int64: where the best way goes on from each cell of each grid, a flat place: a neighbour, or itself."""
+    _, wide, K = value.shape
+    flat, inner = value.view(-1), slice(wide * K, value.numel() - wide * K)
+    goes, best = torch.zeros_like(flat[inner], dtype=torch.int64), gain.reshape(-1)[inner] - loss.reshape(-1)[inner]
+    for step in (-wide * K, -K, K, wide * K):
+        neighbour = flat[wide * K + step : len(flat) - wide * K + step]
+        goes = torch.where(neighbour > best, step, goes)
+        best = torch.maximum(neighbour, best)
+    onward = torch.arange(len(flat), device=value.device)
+    onward[inner] += goes
+    return onward
 
 
 class Ways(torch.autograd.Function):
-    """Values at (Q,) flat places of the maps, with the gradient along the ways that they are the values of."""
+    """Values at (Q,) flat places of grids of *kinds* of cells, with the gradient along the ways they are the values of.
+
+    ``gain`` and ``loss`` (kinds, maps), ``kind`` (H, W, U): a place is one of (H, W, U, maps).
+    """
 
     @staticmethod
-    def forward(ctx: Any, gain: Tensor, loss: Tensor, wide: int, places: Tensor) -> Tensor:
-        value, onward = best_ways(gain, loss, wide, any(ctx.needs_input_grad))
-        ctx.save_for_backward(onward, places)
-        ctx.shape = gain.shape
+    def forward(ctx: Any, gain: Tensor, loss: Tensor, kind: Tensor, places: Tensor) -> Tensor:
+        gains, losses = (functional.embedding(kind, table).flatten(2) for table in (gain, loss))
+        value = best_ways(gains, losses)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(where_on(value, gains, losses), places, kind)
+            ctx.shape = gain.shape
         return value.view(-1)[places]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        onward, places = ctx.saved_tensors
-        gains, losses = (torch.zeros(onward.numel(), dtype=grad.dtype, device=grad.device) for _ in range(2))
+        onward, places, kind = ctx.saved_tensors
+        maps = ctx.shape[1]
+        slots = (kind.long()[..., None] * maps + torch.arange(maps, device=kind.device)).view(-1)
+        gains, losses = (torch.zeros(ctx.shape.numel(), dtype=grad.dtype, device=grad.device) for _ in range(2))
         while len(places):
             after = onward[places]
-            ends = after == places
-            gains.index_add_(0, places[ends], grad[ends])
-            goes = ~ends
-            places, grad, after = places[goes], grad[goes], after[goes]
-            losses.index_add_(0, places, grad)
-            places = after
+            slot = slots[places]
+            goes = after != places
+            gains.index_add_(0, slot[~goes], grad[~goes])
+            places, grad, slot = after[goes], grad[goes], slot[goes]
+            losses.index_add_(0, slot, grad)
         return gains.view(ctx.shape), losses.view(ctx.shape), None, None
 
 
@@ -154,25 +167,28 @@ class PlanningTrunk(nn.Module):
         rows, which = torch.unique(codes, dim=0, return_inverse=True)
         return which, rows
 
+    def _kinds(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """(...) -> (K,) codes of cells, and (...) which of them each is: all there can be, where those are few."""
+        if self.shown > FEW_CHANNELS:
+            return torch.unique(code, return_inverse=True)
+        return torch.arange(2**self.shown + 1, dtype=code.dtype, device=code.device), code
+
     def _planned(self, agent: Tensor, which: Tensor, maps: Tensor) -> Tensor:
         frame = int(2**self.shown)  # a code that no cell has
-        P = (self.height + 2) * self.wide
-        code = torch.full((len(maps), P), frame, dtype=maps.dtype, device=maps.device)
-        code[:, self.framed] = maps
-        kinds, kind = torch.unique(code, return_inverse=True)
+        code = torch.full((self.height + 2, self.wide, len(maps)), frame, dtype=maps.dtype, device=maps.device)
+        code[1:-1, 1:-1] = maps.T.view(self.height, self.width, -1)
+        kinds, kind = self._kinds(code)
         bits = (kinds[:, None] >> torch.arange(self.shown + 1, device=maps.device)) & 1
         told = self.cell(bits.float())  # (kinds, 2 MAPS)
         outside = (kinds == frame)[:, None]
         gain = (-functional.softplus(SPAN * told[:, :MAPS])).masked_fill(outside, NOWHERE)
         loss = (-functional.softplus(SPAN * told[:, MAPS:] - EASY) - LEAST_LOSS).masked_fill(outside, NOWHERE)
-        # (U MAPS, P): one map after another
-        gains, losses = (functional.embedding(kind, one).transpose(1, 2).reshape(-1, P) for one in (gain, loss))
-        seen = self.framed[agent][:, None] + self.around  # (B, 5)
-        at = (which[:, None, None] * MAPS + torch.arange(MAPS, device=seen.device)[:, None]) * P + seen[:, None]
-        values: Tensor = Ways.apply(gains, losses, self.wide, at.flatten()).view(len(agent), MAPS, 5)  # type: ignore[no-untyped-call]
+        seen = (self.framed[agent][:, None] + self.around) * len(maps) + which[:, None]  # (B, 5) of (H, W, U)
+        places = seen[:, None] * MAPS + torch.arange(MAPS, device=seen.device)[:, None]  # (B, MAPS, 5)
+        values: Tensor = Ways.apply(gain, loss, kind, places.flatten()).view(places.shape)  # type: ignore[no-untyped-call]
         most = values.amax(-1, keepdim=True)
         beside = (values - most).clamp(-FAR)
-        shown = bits[kind[which[:, None], seen]][..., : self.shown].float()
+        shown = bits[kind.view(-1)[seen]][..., : self.shown].float()
         seen_now = [beside.flatten(1), most.flatten(1).clamp(-4 * FAR) / FAR, shown.flatten(1)]
         out: Tensor = self.layers(torch.cat(seen_now, 1))
         return out

@@ -9,7 +9,7 @@ import torch
 from rlaif_ray import envs, planning
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import ActorCritic, NetworkSpec
-from rlaif_ray.planning import NOWHERE, Ways, best_ways
+from rlaif_ray.planning import NOWHERE, Ways, best_ways, where_on
 
 HIGH, WIDE = 7, 9  # with the frame
 
@@ -45,7 +45,7 @@ def by_dijkstra(gain, loss):
 
 
 def by_iteration(gain, loss):
-    """The same by the recursion that defines it, which autograd can follow."""
+    """(M, P) values by the recursion that defines them, which autograd can follow."""
     value = gain
     for _ in range(HIGH * WIDE):
         grid = value.view(-1, HIGH, WIDE)
@@ -62,31 +62,50 @@ def inside():
     return grid.flatten()
 
 
+def in_rows(one):
+    """(M, P) -> (H, W, M)."""
+    return one.T.reshape(HIGH, WIDE, -1)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_values_are_those_of_the_best_ways(seed):
     gain, loss = framed(np.random.default_rng(seed))
-    value, onward = best_ways(gain, loss, WIDE)
-    for m in range(len(gain)):
-        assert value[m][inside()].numpy() == pytest.approx(np.array(by_dijkstra(gain[m], loss[m]))[inside().numpy()])
-    for start in (m * HIGH * WIDE + int(c) for m in range(len(gain)) for c in inside().nonzero()):
-        cell, lost = start, 0.0
-        while (after := int(onward[cell])) != cell:  # every way ends
-            lost, cell = lost + float(loss.view(-1)[cell]), after
-        assert lost + float(gain.view(-1)[cell]) == pytest.approx(float(value.view(-1)[start]))
+    value = best_ways(in_rows(gain), in_rows(loss))
+    onward = where_on(value, in_rows(gain), in_rows(loss))
+    of_each, maps = value.flatten(0, 1).T, len(gain)
+    for m in range(maps):
+        assert of_each[m][inside()].numpy() == pytest.approx(np.array(by_dijkstra(gain[m], loss[m]))[inside().numpy()])
+        for start in inside().nonzero()[:, 0].tolist():
+            cell, lost = start, 0.0
+            while (after := int(onward[cell * maps + m]) // maps) != cell:  # every way ends
+                lost, cell = lost + float(loss[m, cell]), after
+            assert lost + float(gain[m, cell]) == pytest.approx(float(of_each[m, start]))
 
 
 def test_gradients_are_those_of_the_recursion():
-    gain, loss = (one.requires_grad_() for one in framed(np.random.default_rng(7)))
-    cells = torch.arange(gain.numel()).view(gain.shape)[:, inside()].flatten()
-    weight = torch.randn(len(cells), dtype=gain.dtype)
+    """Of three maps over five grids of six kinds of cells and a frame."""
+    rng = np.random.default_rng(7)
+    kind = torch.from_numpy(rng.integers(0, 6, (5, HIGH * WIDE)))
+    kind[:, ~inside()] = 6
+    tables = [torch.from_numpy(-8.0 * rng.random((7, 3))), torch.from_numpy(-0.01 - 3.0 * rng.random((7, 3)))]
+    for table in tables:
+        table[6] = NOWHERE
+        table.requires_grad_()
+    cells = inside().nonzero()[:, 0]
+    places = (cells[:, None, None] * 5 + torch.arange(5)[:, None]) * 3 + torch.arange(3)  # cell, grid, map
+    weight = torch.randn(places.shape, dtype=torch.float64)
+    by_kind = in_rows(kind).contiguous()
+    whole = torch.stack(
+        [by_iteration(*(table[:, m][kind] for table in tables)) for m in range(3)], -1
+    )  # grid, cell, map
     found = []
-    for value in (Ways.apply(gain, loss, WIDE, cells), by_iteration(gain, loss).flatten()[cells]):
-        gain.grad = loss.grad = None
-        (value * weight).sum().backward()
-        found.append([value.detach(), gain.grad[:, inside()].clone(), loss.grad[:, inside()].clone()])
+    for value in (Ways.apply(*tables, by_kind, places.flatten()).view(places.shape), whole[:, cells].transpose(0, 1)):
+        tables[0].grad = tables[1].grad = None
+        (value * weight).sum().backward(retain_graph=True)
+        found.append([value.detach(), *(table.grad[:6].clone() for table in tables)])
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs)
-    assert (found[0][2] != 0).sum() > 50
+    assert (found[0][2] != 0).sum() > 9
 
 
 def homegrids(count, steps=5):

@@ -165,7 +165,7 @@ def _audits(study: Study, base: Config, layout: Layout) -> list[Step]:
 
 
 def chosen(steps: tuple[Step, ...], arms: list[str], seeds: list[int]) -> tuple[Step, ...]:
-    """Those of the named arms ("direct", or "direct/direct"), files of them or keys, and what they begin with; all where
+    """Those of the named arms ("direct", or "direct/direct"), files or keys, and what they begin with; all where
     nothing is named.
 
     Raises UnknownNameError.
