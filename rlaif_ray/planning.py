@@ -170,7 +170,8 @@ class PlanningTrunk(nn.Module):
     def _kinds(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """(...) -> (K,) codes of cells, and (...) which of them each is: all there can be, where those are few."""
         if self.shown > FEW_CHANNELS:
-            return torch.unique(code, return_inverse=True)
+            kinds, kind = torch.unique(code, return_inverse=True)
+            return kinds, kind
         return torch.arange(2**self.shown + 1, dtype=code.dtype, device=code.device), code
 
     def _planned(self, agent: Tensor, which: Tensor, maps: Tensor) -> Tensor:
