@@ -138,9 +138,10 @@ def test_grids_that_fall_on_one_hash_are_told_apart():
     assert torch.allclose(net.trunk(obs), expected, atol=1e-6)
 
 
-def test_samples_do_not_touch_each_other_and_corners_are_cells_like_others():
-    net = ActorCritic(spec((5, 7, 3)))
-    obs = (torch.rand(35, 5, 7, 3) < 0.3).to(torch.uint8)
+@pytest.mark.parametrize("channels", [3, planning.FEW_CHANNELS + 4])
+def test_samples_do_not_touch_each_other_and_corners_are_cells_like_others(channels):
+    net = ActorCritic(spec((5, 7, channels)))
+    obs = (torch.rand(35, 5, 7, channels) < 0.3).to(torch.uint8)
     obs[..., 0] = torch.eye(35).view(35, 5, 7).to(torch.uint8)  # an agent on every cell
     together = net(obs)[0]
     assert torch.allclose(together, torch.cat([net(one[None])[0] for one in obs]), atol=1e-5)
