@@ -110,7 +110,7 @@ def test_a_run_is_stopped_gone_on_with_and_looked_at(
         return read
 
     outcome = printed("evaluate", "small", "--episodes", "30", "--starts", "heldout", "--json")
-    assert (outcome["episodes"], outcome["starts"], outcome["deterministic"]) == (30, "heldout", False)
+    assert (outcome["episodes"], outcome["options"], outcome["deterministic"]) == (30, {"starts": "heldout"}, False)
     assert 0.0 <= outcome["found"] <= 1.0
     assert 0.0 <= outcome["cat_survived"] <= 1.0
     newest = str(run / "checkpoints" / "last")

@@ -4,19 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from test_feedback_loop import (
-    Belief,
-    Disagreeing,
-    Pairs,
-    Pool,
-    Trainer,
-    loop_of,
-    paid_by_episode,
-    published,
-    runner,
-    turn,
-    verdict,
-)
+from test_feedback_loop import Belief, Disagreeing, Pairs, Pool, Trainer, loop_of, published, runner, turn, verdict
+from test_loop_pays import paid_by_episode
 
 from rlaif_ray.asking import fraction_at
 from rlaif_ray.config import load_config
