@@ -7,11 +7,11 @@ the numbers stand beside the checkpoints, and go on where they were, whatever st
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from rlaif_ray.errors import CheckpointError
+from rlaif_ray.files import write_whole
 
 __all__ = ["FILE", "NumberAbove", "Numbering"]
 
@@ -38,9 +38,7 @@ class Numbering:
         if newest == (self.policy, self.reward_model):
             return
         self.policy, self.reward_model = newest
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"policy": self.policy, "reward_model": self.reward_model}) + "\n")
-        os.replace(part, self._path)
+        write_whole(self._path, json.dumps({"policy": self.policy, "reward_model": self.reward_model}) + "\n")
 
 
 class NumberAbove:

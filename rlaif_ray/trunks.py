@@ -346,7 +346,7 @@ class EgoAllocentricTrunk(EgocentricTrunk):
     rectifier.
 
     What lies around the agent says how to go on from anywhere; where it is says what is behind the next corner. With
-    one alone, a policy learns its way from the starts it has seen and generalises worse to others (docs/STUDY.md).
+    one alone, a policy learns its way from the starts it has seen and generalises worse to others (DECISIONS.md).
     """
 
     NAME = "ego-allocentric"
