@@ -14,6 +14,7 @@ from typing import Any
 
 from rlaif_ray.config import Config
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy
+from rlaif_ray.files import write_whole
 from rlaif_ray.networks import Policy
 from rlaif_ray.runlog import plain, without_nan
 from rlaif_ray.scorebook import append_scores
@@ -188,7 +189,7 @@ class Course:
     def write(self, summary: Mapping[str, Any]) -> None:
         """``summary.json`` in the run's folder."""
         text = json.dumps(without_nan(plain(summary)), indent=1, allow_nan=False)
-        (self.path / "summary.json").write_text(text + "\n")
+        write_whole(self.path / "summary.json", text + "\n")
 
 
 def _crossed(steps: int, row: Mapping[str, Any], every: int) -> bool:

@@ -64,8 +64,9 @@ class Fleet:
         self._since += self._under_way > 0
 
     def tell(self, what: Callable[[Any], None]) -> None:
-        """Have every remote runner do this before its next fragment that isn't asked for yet; nothing is waited for."""
-        self.group.foreach_env_runner(what, local_env_runner=False, timeout_seconds=0.0)
+        """Have every runner do this before its next fragment that isn't asked for yet; none elsewhere is waited for."""
+        alone = self.group.num_remote_env_runners() == 0
+        self.group.foreach_env_runner(what, local_env_runner=alone, timeout_seconds=0.0)
 
     def forget(self) -> None:
         """Drop what is under way: it was acted under weights that no longer count."""

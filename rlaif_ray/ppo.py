@@ -185,10 +185,10 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
     def _hand_out_reward_model(self, rollouts: Sequence[Rollout]) -> None:
         """Runners score what they sample, each beside the others, while the learner learns; one that hasn't the version
         in service, or was replaced meanwhile, is given it."""
-        if any(r.runner and r.scored_by != self.loop.version for r in rollouts):
-            from rlaif_ray.reward_model.model import RewardModel
+        if any(r.scored_by != self.loop.version for r in rollouts):
+            from rlaif_ray.reward_model.following import Following
 
-            self._fleet.tell(ScoreBy(RewardModel.from_state, self.loop.in_service))
+            self._fleet.tell(ScoreBy(Following.from_state, self.loop.in_service))
 
     @property
     def _in_feedback_phase(self) -> bool:

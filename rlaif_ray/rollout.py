@@ -50,9 +50,9 @@ __all__ = ["ColumnarEnvRunner", "runners_in"]
 
 
 class _Scorer(Protocol):
-    """A reward model, as who acts sees it."""
+    """A version of the reward model that follows episodes as they grow, as who acts sees it."""
 
-    def score(self, batch: EpisodeBatch) -> Scores: ...
+    def score(self, finished: EpisodeBatch, running: EpisodeBatch) -> tuple[Scores, Scores]: ...
 
 
 class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
@@ -153,7 +153,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
     def _scored(self, rollout: Rollout) -> Rollout:
         scores = None
         if self._scorer is not None:
-            scores = (self._scorer.score(rollout.episodes), self._scorer.score(rollout.open))
+            scores = self._scorer.score(rollout.episodes, rollout.open)
         return replace(rollout, runner=self.worker_index or 0, scores=scores)
 
     def get_spaces(self) -> dict[str, Any]:

@@ -61,20 +61,39 @@ class RewardModel:
 
     def logits(self, obs: Array, obs_offsets: Array, device: str = "cpu") -> Array:
         """(S, *obs) packed observations -> (K, S) float32 logits of each member, before the temperature."""
-        if obs.shape[1:] != self.obs_shape:
-            raise ShapeError(f"reward model: got observations {obs.shape[1:]}, expected {self.obs_shape}")
+        self._check(obs)
         if not len(obs):
             return np.zeros((len(self.members), 0), np.float32)
         with one_thread(), torch.inference_mode():
             logits = [net.to(device).logits(obs, obs_offsets).cpu().numpy() for net in self.members]
         return np.stack(logits)
 
+    def _check(self, obs: Array) -> None:
+        if obs.shape[1:] != self.obs_shape:
+            raise ShapeError(f"reward model: got observations {obs.shape[1:]}, expected {self.obs_shape}")
+
+    def going_on(
+        self, obs: Array, obs_offsets: Array, known: Array, memories: Sequence[torch.Tensor]
+    ) -> tuple[Array, list[torch.Tensor]]:
+        """As ``logits``, of episodes that go on where ``known`` (E,): the first observation of such a one is the last
+        that was seen before, and its row in each member's (E, M) memory is what was kept then. Returns (K, S) logits, 0
+        at what was seen before, and the memories now."""
+        self._check(obs)
+        if not len(obs):
+            return np.zeros((len(self.members), 0), np.float32), list(memories)
+        with one_thread(), torch.inference_mode():
+            both = [net.going_on(obs, obs_offsets, known, m) for net, m in zip(self.members, memories, strict=True)]
+        return np.stack([logits.numpy() for logits, _ in both]), [memory for _, memory in both]
+
     def score(self, batch: EpisodeBatch, device: str = "cpu") -> Scores:
         """Belief at every observation of every episode, from that observation and those before it alone.
 
         Raises ShapeError where the observations aren't of the shape it was made for.
         """
-        logits = self.logits(batch.obs, batch.obs_offsets, device)
+        return self.scores_of(self.logits(batch.obs, batch.obs_offsets, device), batch)
+
+    def scores_of(self, logits: Array, batch: EpisodeBatch) -> Scores:
+        """What (K, S) logits of a batch's observations come to."""
         belief = losses.mean_belief(logits, self.temperature)
         spread = losses.spread_of_beliefs(logits, self.temperature) if len(logits) > 1 else None
         return Scores(belief, batch.obs_offsets, np.full(len(batch), self.version, np.int64), spread)

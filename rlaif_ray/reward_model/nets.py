@@ -6,6 +6,9 @@ dense layers for vectors (D,). They differ in what they make of a sequence of su
 * ``event-max``: their maximum so far, then a two-layer head: "something happened, somewhere, at least once";
 * ``cnn-lstm``: an LSTM, then a linear head: order and duration too. The general one; it needs more labels.
 
+What a net keeps of a sequence so far is its *memory*: the maximum, or the LSTM's state. An episode that goes on is
+scored from it (``going_on``), so that each observation is looked at once, however long the episode becomes.
+
 Episodes are packed end to end (``types.EpisodeBatch``); nothing is padded to the longest. ``digest`` says what of an
 episode training needs, ``final_logit`` trains on digests, ``logits`` scores packed observations. The convolution is
 a dense layer on patches (``packing``), each of which is looked at once, however many observations it stays in.
@@ -79,9 +82,21 @@ class SequenceNet(nn.Module):
         """(E,) logit at each episode's end, with gradients."""
         raise AssertionError("each net has its own")
 
+    @property
+    def remembers(self) -> int:
+        """Numbers in the memory of a sequence."""
+        raise AssertionError("each net has its own")
+
     def logits(self, obs: Array, obs_offsets: Array) -> Tensor:
         """(S, *obs) packed observations, (E + 1,) offsets -> (S,) logit at each, seeing only the episode so far."""
-        return self.over_time(self.features(obs, obs_offsets), obs_offsets)
+        fresh = np.zeros(len(obs_offsets) - 1, bool)
+        return self.going_on(obs, obs_offsets, fresh, self.shift.new_zeros(len(fresh), self.remembers))[0]
+
+    def going_on(self, obs: Array, obs_offsets: Array, known: Array, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``logits``, of episodes that go on where ``known`` (E,): their first observation here is the last one that
+        was seen before, and (E, M) ``memory`` what was kept then. Returns (S,) logits, 0 at what was seen before, and
+        the (E, M) memory now."""
+        raise AssertionError("each net has its own")
 
     def features(self, obs: Array, obs_offsets: Array) -> Tensor:
         """(S, channels) of packed observations (S, *obs), a chunk at a time."""
@@ -96,10 +111,6 @@ class SequenceNet(nn.Module):
 
     def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
         """(b - a, channels) features of grids a to b of (S, *obs), some of them an episode's ``first`` (S,)."""
-        raise AssertionError("each net has its own")
-
-    def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
-        """(S, channels) features -> (S,) logits."""
         raise AssertionError("each net has its own")
 
     def _of_bags(self, bags: Bags) -> Tensor:
@@ -144,12 +155,19 @@ class EventMax(SequenceNet):
         logit: Tensor = self.head(self._of_bags(digests))[:, 0]
         return logit
 
-    def features(self, obs: Array, obs_offsets: Array) -> Tensor:
-        features = super().features(obs, obs_offsets)
-        if not self.is_grid:
-            return features
-        starts = torch.from_numpy(obs_offsets[:-1].copy()).to(features.device)  # may be read-only, from Ray
-        return features.index_copy_(0, starts, self._of_firsts(obs[obs_offsets[:-1]]))
+    @property
+    def remembers(self) -> int:
+        return self.channels
+
+    def going_on(self, obs: Array, obs_offsets: Array, known: Array, memory: Tensor) -> tuple[Tensor, Tensor]:
+        features, starts = self.features(obs, obs_offsets), obs_offsets[:-1]
+        if self.is_grid and not known.all():
+            features.index_copy_(0, _index(starts[~known], features), self._of_firsts(obs[starts[~known]]))
+        if known.any():  # what was seen before is in the maximum already
+            features.index_copy_(0, _index(starts[known], features), memory[_index(np.flatnonzero(known), features)])
+        most = running_max(features, obs_offsets)
+        logit: Tensor = self.head(most)[:, 0]
+        return logit.index_fill(0, _index(starts[known], features), 0.0), most[_index(obs_offsets[1:] - 1, features)]
 
     def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
         """Only of what changed: what did not is in the maximum over time already. First grids: ``_of_firsts``."""
@@ -172,10 +190,6 @@ class EventMax(SequenceNet):
         ends = torch.from_numpy(np.searchsorted(patches.owner, np.arange(n + 1)))
         local = self._local(patches.rows)
         return torch.segment_reduce(local, "max", offsets=ends.to(local.device), initial=0.0)
-
-    def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
-        logit: Tensor = self.head(running_max(features, obs_offsets))[:, 0]
-        return logit
 
 
 def largest_left(values: Tensor, gone: Tensor) -> Tensor:
@@ -224,7 +238,23 @@ class CnnLstm(SequenceNet):
 
     def final_logit(self, digests: Bags) -> Tensor:
         offsets = np.concatenate([[0], np.cumsum(digests.bag_counts)])
-        return self.over_time(self._of_bags(digests), offsets)[offsets[1:] - 1]
+        features = self._of_bags(digests)
+        logits, _ = self._over_time(features, offsets, features.new_zeros(len(digests), self.remembers))
+        return logits[offsets[1:] - 1]
+
+    @property
+    def remembers(self) -> int:
+        return 2 * self.lstm.hidden_size
+
+    def going_on(self, obs: Array, obs_offsets: Array, known: Array, memory: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(obs, obs_offsets)
+        new = np.ones(len(obs), bool)
+        new[obs_offsets[:-1][known]] = False
+        rows, lengths = _index(np.flatnonzero(new), features), np.diff(obs_offsets) - known
+        some = np.flatnonzero(lengths)  # those of which anything is new
+        chosen = _index(some, features)
+        logits, now = self._over_time(features[rows], np.concatenate([[0], np.cumsum(lengths[some])]), memory[chosen])
+        return features.new_zeros(len(obs)).index_copy(0, rows, logits), memory.index_copy(0, chosen, now)
 
     def over_space(self, obs: Array, first: Array, a: int, b: int) -> Tensor:
         begins = first[a:b].copy()
@@ -234,12 +264,24 @@ class CnnLstm(SequenceNet):
         local = self._local(patches.rows)
         return functional.embedding_bag(ids.to(local.device), local, mode="max").relu()
 
-    def over_time(self, features: Tensor, obs_offsets: Array) -> Tensor:
+    def _over_time(self, features: Tensor, obs_offsets: Array, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, channels) features and the (E, M) state before them -> (S,) logits and the state after them."""
+        if not len(features):
+            return features.new_zeros(0), memory
         order, sizes = packing.time_major(obs_offsets)
-        index = torch.from_numpy(order).to(features.device)
-        out, _ = self.lstm(PackedSequence(self.code(features)[index], torch.from_numpy(sizes)))
+        index = _index(order, features)
+        longest_first = _index(np.searchsorted(obs_offsets, order[: sizes[0]]), features)
+        hidden, cell = memory[longest_first][None].chunk(2, dim=-1)
+        packed = PackedSequence(self.code(features)[index], torch.from_numpy(sizes))
+        out, after = self.lstm(packed, (hidden.contiguous(), cell.contiguous()))
         logit: Tensor = self.head(out.data)[:, 0]
-        return torch.empty_like(logit).index_copy(0, index, logit)
+        now = torch.empty_like(memory).index_copy(0, longest_first, torch.cat(after, dim=-1)[0])
+        return torch.empty_like(logit).index_copy(0, index, logit), now
+
+
+def _index(rows: Array, like: Tensor) -> Tensor:
+    """Row numbers as an index of a tensor on that one's device; copied, since arrays from Ray are read-only."""
+    return torch.tensor(rows, dtype=torch.int64, device=like.device)
 
 
 NETS: dict[str, type[EventMax] | type[CnnLstm]] = {"event-max": EventMax, "cnn-lstm": CnnLstm}

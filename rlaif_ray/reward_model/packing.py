@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.packed import packed_ranges
 from rlaif_ray.types import Array
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "all_patches",
     "changed_patches",
     "patch_bags",
-    "ranges",
     "step_in_episode",
     "time_major",
     "unlike_patches",
@@ -94,7 +94,7 @@ class Bags:
         """The episodes at ``index`` (any order, repeats allowed)."""
         n_rows, n_ids, n_bags = self.row_counts[index], self.id_counts[index], self.bag_counts[index]
         rows, ids, bags = (
-            ranges((np.cumsum(counts) - counts)[index], taken)
+            packed_ranges((np.cumsum(counts) - counts)[index], taken)
             for counts, taken in ((self.row_counts, n_rows), (self.id_counts, n_ids), (self.bag_counts, n_bags))
         )
         return Bags(self.rows[rows], self.ids[ids], self.sizes[bags], n_rows, n_ids, n_bags)
@@ -158,13 +158,6 @@ def step_in_episode(obs_offsets: Array) -> Array:
     lengths = np.diff(obs_offsets)
     steps: Array = np.arange(int(obs_offsets[-1])) - np.repeat(obs_offsets[:-1], lengths)
     return steps
-
-
-def ranges(starts: Array, lengths: Array) -> Array:
-    """The ranges ``starts[i] : starts[i] + lengths[i]`` one after another: (sum of lengths,) int64."""
-    ends = np.cumsum(lengths)
-    joined: Array = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-    return joined
 
 
 def time_major(obs_offsets: Array) -> tuple[Array, Array]:

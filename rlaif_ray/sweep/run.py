@@ -14,6 +14,7 @@ from typing import Any
 from rlaif_ray import experiment
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError, StoreError
+from rlaif_ray.files import write_whole
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.placement import Cluster
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
@@ -139,7 +140,7 @@ class _States:
             file = place.path_of(name) / "summary.json"
             summary = _read(file)
             if summary.get("status") == "stopped":
-                file.write_text(json.dumps(summary | {"status": "interrupted"}, indent=1) + "\n")
+                write_whole(file, json.dumps(summary | {"status": "interrupted"}, indent=1) + "\n")
 
 
 def _make_folder(place: Place) -> None:
@@ -265,7 +266,7 @@ def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: f
         "errors": list(failures)[:10],
         "peak_memory_gb": peak_gb,
     }
-    (place.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_whole(place.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return SweepOutcome(place.folder, summary, 1 if failures and not stopped else 0)
 
 

@@ -16,6 +16,7 @@
     overlap     sampling ahead: speed and learning curves, three seeds                             45 minutes
     gpu         the learner and the reward model on a GPU, where there is one
     compile     torch.compile: what it wins and what it costs                                      2 minutes
+    before      the same runs with the package before the work on speed: learning, three seeds      15 minutes
 
 Contenders take turns of a few seconds in one run on one machine; figures are medians with lowest and highest, ratios
 are of turns next to each other in time. Writes ``benchmarks/speed-SUITE.json`` and the tables of

@@ -87,10 +87,10 @@ def found(seeds: Sequence[Mapping[str, Sequence[Row]]], settings: Mapping[str, A
     }  # fmt: skip
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of shares over few seeds, kept within 0 and 1; of a single one itself."""
+def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float, float]:
+    """Mean and 95 % interval over few seeds, kept within the bounds (of shares); of a single one itself."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, mean, mean
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    return mean, max(bounds[0], mean - half), min(bounds[1], mean + half)

@@ -18,6 +18,7 @@ TITLES = {
     "overlap": "Sampling one update ahead",
     "gpu": "On a GPU",
     "compile": "torch.compile",
+    "before": "Learning as before",
 }
 HEAD = """# Benchmarks
 

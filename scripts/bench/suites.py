@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import before
 import breakdown
 import compiling
 import given_rm
@@ -201,7 +202,7 @@ def gpu(plan: Plan) -> Iterator[Row]:
 SUITES: dict[str, Suite] = {
     "learners": learners, "published": published, "quality": quality.suite, "breakdown": breakdown.suite,
     "feedback": feedback, "growth": growth.suite, "memory": memory_run.suite, "overlap": overlap.suite, "gpu": gpu,
-    "compile": compiling.suite,
+    "compile": compiling.suite, "before": before.suite,
 }  # fmt: skip
 
 

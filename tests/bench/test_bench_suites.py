@@ -6,6 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
+import before
 import breakdown
 import compiling
 import growth
@@ -253,3 +254,18 @@ def test_compiling_is_weighed_against_what_it_wins(plan, monkeypatch):
     won = {"plain_ms": 3.0, "compiled_ms": 2.0, "compile_s": minibatches / 1e3}
     assert compiling.verdict(won) == "1.00"  # each is a millisecond shorter
     assert compiling.verdict(won | {"compiled_ms": 3.5}) == "never"
+
+
+def test_the_package_of_a_commit_trains_beside_this_one(plan):
+    found = last(lambda p: before.suite(p, "HEAD"), plan)
+    ends, parts = found["tables"]
+    assert [row[0] for row in ends["rows"]] == ["found %", "cat_survived %", "mean_length"]
+    assert len(parts["rows"]) == before.POINTS
+    (runs,) = found["runs"]
+    assert set(runs) == {"before", "after"}
+    for run in runs.values():
+        assert run["end"]["mean_length"] >= 1
+        assert all(0 <= share <= 1 for point in run["curve"] for share in point)
+    assert (plan.logs / "package" / "rlaif_ray" / "loop.py").is_file()
+    missing = last(lambda p: before.suite(p, "0" * 40), plan)
+    assert "isn't in this copy's history" in missing["not_run"]

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.packed import packed_ranges
 from rlaif_ray.reward_model import packing
 from rlaif_ray.reward_model.nets import make_net
 
@@ -81,8 +82,8 @@ def test_bags_check_their_counts():
 
 def test_step_in_episode_and_ranges():
     assert packing.step_in_episode(np.array([0, 3, 4, 6])).tolist() == [0, 1, 2, 0, 0, 1]
-    assert packing.ranges(np.array([7, 0, 3]), np.array([2, 0, 3])).tolist() == [7, 8, 3, 4, 5]
-    assert packing.ranges(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
+    assert packed_ranges(np.array([7, 0, 3]), np.array([2, 0, 3])).tolist() == [7, 8, 3, 4, 5]
+    assert packed_ranges(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
 
 
 def test_time_major_is_pytorch_s_own_layout():

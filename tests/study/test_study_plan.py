@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -167,4 +168,13 @@ def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path
 def test_without_measured_speeds_there_is_no_plan(tmp_path: Path) -> None:
     layout = Layout(tmp_path, tmp_path / "results", tmp_path)
     with pytest.raises(ConfigError, match="plan --measure"):
+        plan(steps_of(layout), layout, HOURS)
+
+
+def test_speeds_measured_before_a_network_was_added_say_to_measure_again(tmp_path: Path) -> None:
+    layout = study_results.layout(tmp_path)
+    speeds = json.loads(layout.speeds.read_text())
+    del speeds["steps_per_s"]["planning"]
+    layout.speeds.write_text(json.dumps(speeds))
+    with pytest.raises(ConfigError, match="without the policy network 'planning'; measure again: "):
         plan(steps_of(layout), layout, HOURS)

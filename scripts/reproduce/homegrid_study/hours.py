@@ -23,11 +23,13 @@ from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
 from homegrid_study.processes import environment, shared_by
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.files import write_whole
 from rlaif_ray.machine import this_machine
 
 __all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "write_plan"]
 
 HOURS = 12.0
+MEASURE = "scripts/reproduce/homegrid plan --measure"
 EPISODE_STEPS = 12.0  # of a trained policy's episodes here (11.5 published before feedback, 17 to 21 after)
 EVALUATED = 10_000  # episodes of each world
 WORLDS_PLAYED = 5.0  # by a policy trained in the published one
@@ -55,7 +57,7 @@ class Speeds:
     def read(layout: Layout) -> Speeds:
         """Raises ConfigError: they were not measured."""
         if not layout.speeds.is_file():
-            raise ConfigError(f"{layout.speeds}: not there; measure first: scripts/reproduce/homegrid plan --measure")
+            raise ConfigError(f"{layout.speeds}: not there; measure first: {MEASURE}")
         raw = json.loads(layout.speeds.read_text())
         return Speeds(raw["steps_per_s"], raw["started_s"], raw["evaluated_per_s"], raw["labels_per_s"],
                       raw["fitted_per_s"])  # fmt: skip
@@ -98,7 +100,7 @@ def write_plan(rows: Sequence[Planned], layout: Layout, hours: float) -> None:
     layout.plan.parent.mkdir(parents=True, exist_ok=True)
     facts = {"command": f"scripts/reproduce/homegrid plan --hours {hours:g}", "smoke": layout.smoke, "hours": hours,
              "machine": this_machine(), "steps": [asdict(row) for row in rows]}  # fmt: skip
-    layout.plan.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(layout.plan, json.dumps(facts, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ def _of_training(step: Step, speeds: Speeds) -> tuple[float, str]:
     steps = float(config.run.total_steps)
     if config.run.feedback_episodes:
         steps = min(steps, EPISODE_STEPS * config.run.feedback_episodes)
+    if network not in speeds.steps_per_s:
+        raise ConfigError(
+            f"{step.layout.speeds}: measured without the policy network {network!r}; measure again: {MEASURE}"
+        )
     rate = speeds.steps_per_s[network]
     seconds = speeds.started_s[network] + steps / rate
     basis = f"estimated: {steps / 1e6:.2f} M steps at {rate:,.0f}/s ({network})"
@@ -168,14 +174,14 @@ def measure_speeds(layout: Layout, networks: Sequence[str] = NETWORKS) -> None:
     pool = json.loads(POOL.read_text())
     fitted = {net: statistics.median(row[net] for row in rows.values()) for net in NETS}
     facts: dict[str, Any] = {
-        "command": "scripts/reproduce/homegrid plan --measure",
+        "command": MEASURE,
         "machine": this_machine(),
         **{name: {network: row[name] for network, row in rows.items()}
            for name in ("steps_per_s", "started_s", "evaluated_per_s")},
         "labels_per_s": pool["labels_per_s"], "labels_per_s_from": str(POOL), "fitted_per_s": fitted,
     }  # fmt: skip
     layout.speeds.parent.mkdir(parents=True, exist_ok=True)
-    layout.speeds.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(layout.speeds, json.dumps(facts, indent=1) + "\n")
 
 
 def _measure(network: str, layout: Layout) -> dict[str, float]:
