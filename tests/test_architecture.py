@@ -20,10 +20,10 @@ LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook w
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
     {"types": {"types"}, "files": {"files"}},
-    {"config": {"config"}, "intervals": {"intervals"}},
+    {"config": {"config"}, "intervals": {"intervals"}, "packed": {"packed"}},
     {
         "envs": {"envs"},
-        "acting": {"columns", "packed", "trunks", "planning", "networks", "policy", "rollout"},
+        "acting": {"columns", "trunks", "planning", "networks", "policy", "rollout"},
         "feedback": {"feedback"},
         "reward_model": {"reward_model"},
     },

@@ -10,7 +10,10 @@ from pydantic import Field, field_validator
 
 from rlaif_ray.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-__all__ = ["EnvConfig", "ResourcesConfig", "RunConfig", "available_cores"]
+__all__ = ["FINISHED", "EnvConfig", "ResourcesConfig", "RunConfig", "available_cores"]
+
+# States of a run's summary that has come to its end and was evaluated.
+FINISHED = ("done", "no_feedback_learned", "stopped_by_watch")
 
 
 class RunConfig(Section):

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from rlaif_ray.config.running import FINISHED
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.run import RunRecord
 from rlaif_ray.sweep.place import Place
 from rlaif_ray.types import Array
 
-__all__ = ["ENDED", "Arm", "SweepRecord", "Trial", "outcome_names"]
+__all__ = ["Arm", "SweepRecord", "Trial", "outcome_names"]
 
-ENDED = ("done", "no_feedback_learned", "stopped_by_watch")  # with a final evaluation
 _NO_OUTCOME = ("episodes", "mean_length", "task_return", "deterministic", "seed")
 # What a sweep's report looks at, of rows that hold some hundred figures: many trials are read at once.
 _COLUMNS = ("steps", "truth/", "audit/", "mix/", "task/", "feedback/", "rm/")
@@ -52,7 +52,7 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
+        return self.state in FINISHED
 
     @property
     def summary(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT, TRIAL_INFO
 
 from rlaif_ray.checkpoints import write_checkpoint
 from rlaif_ray.config import Config, dump_config
+from rlaif_ray.config.running import FINISHED
 from rlaif_ray.course import DRAIN_S, Course
 from rlaif_ray.errors import RlaifError
 from rlaif_ray.files import write_whole
@@ -37,7 +38,6 @@ AUDIT_VERDICTS = 50  # newest verdicts that a trial's approval is the mean of: +
 AUDIT_ITERATIONS = 10  # over which the task return is averaged
 # RLlib's own accounts, some hundred figures a row: Tune keeps statistics of each figure of each trial in its state.
 _LEFT_OUT = ("config", "env_runners", "env_runner_group", "fault_tolerance", "timers")
-FINISHED = ("done", "no_feedback_learned", "stopped_by_watch")
 
 
 class Audit:

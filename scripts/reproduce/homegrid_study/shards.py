@@ -28,13 +28,13 @@ from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
 from homegrid_study.measure import failed, write_result
 from homegrid_study.processes import environment
 from rlaif_ray.config import Config, dump_config
+from rlaif_ray.config.running import FINISHED
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.files import write_whole
 
 __all__ = ["Clock", "Shard", "run_shard"]
 
 Ended = Literal["finished", "stopped", "failed"]
-FINISHED = ("done", "no_feedback_learned")
 # Less time than a run's start and its first checkpoint take is not worth beginning with.
 LEAST_S = 45.0
 # A run that is told to stop ends its iteration, which may wait for answers, and saves itself.
