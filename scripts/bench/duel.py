@@ -88,7 +88,8 @@ def duel(
     contestants: Mapping[str, Mapping[str, Any]], plan: Plan, *, part: str, rounds: int, warm_up: int
 ) -> Iterator[Blocks]:
     """Turns of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round;
-    ``turn`` says what its turn is."""
+    ``turn`` says what its turn is. Where turns are long and the machine's pace changes meanwhile, ``against`` names who
+    has a turn before and after each of its turns: their sum stands in its row under that word."""
     done = plan.journal.rounds(part)
     if len(done) < rounds and not plan.out_of_time:
         for rows in _rounds(contestants, plan, len(done), rounds, warm_up, part):
@@ -104,13 +105,14 @@ def _rounds(
     running: list[Turns] = []
     every = {name: int(what.get("every", 1)) for name, what in contestants.items()}
     turns = {name: turn_of(what, plan.tiny) for name, what in contestants.items()}
+    against = {name: what["against"] for name, what in contestants.items() if "against" in what}
     try:
         for name, what in contestants.items():
             running.append(started(plan, name, what))
             for _ in range(0 if plan.tiny else max(1, warm_up // every[name])):
                 running[-1].ask()
         for i in range(first, rounds):
-            rows = {one.name: one.ask(**turns[one.name]) for one in running if i % every[one.name] == 0}
+            rows = _round([one for one in running if i % every[one.name] == 0], turns, against)
             tell(f"{part}, round {i + 1} of {rounds}: " + ", ".join(f"{n} {rate(r):,.0f}/s" for n, r in rows.items()))
             yield rows
             if plan.out_of_time:
@@ -120,9 +122,25 @@ def _rounds(
             one.close()
 
 
+def _round(some: Sequence[Turns], turns: Mapping[str, Row], against: Mapping[str, str]) -> Row:
+    by_name = {one.name: one for one in some}
+    rows: Row = {}
+    before: dict[str, Row] = {}  # of those that others are held against, the newest turn
+    for one in some:
+        if one.name not in against:
+            rows[one.name] = before[one.name] = one.ask(**turns[one.name])
+            continue
+        other = against[one.name]
+        row = one.ask(**turns[one.name])
+        after = by_name[other].ask(**turns[other])
+        both = {key: before[other][key] + after[key] for key in ("steps", "seconds")}
+        rows[one.name], before[other] = row | {"against": both}, after
+    return rows
+
+
 def started(plan: Plan, name: str, what: Mapping[str, Any]) -> Turns:
     """A contender's process. What is only the round's business isn't handed to it."""
-    plain = {key: value for key, value in what.items() if key not in ("every", "turn")}
+    plain = {key: value for key, value in what.items() if key not in ("every", "turn", "against")}
     return plan.start(name, plan.sized(plain), plan.logs / f"{name.replace('/', '-').replace(' ', '-')}.log")
 
 
@@ -153,6 +171,11 @@ def ratio(a: Sequence[Row], b: Sequence[Row]) -> Row:
     n = min(len(a), len(b))
     each = [rate(x) / rate(y) for x, y in zip(a[:: max(1, len(a) // n)], b[:: max(1, len(b) // n)], strict=False)]
     return {**spread(each), "pairs": len(each)}
+
+
+def ratio_against(rows: Sequence[Row]) -> Row:
+    """Median of the ratios of blocks over the turns of another before and after each, and their spread."""
+    return ratio(rows, [row["against"] for row in rows])
 
 
 def spread(values: Sequence[float]) -> Row:

@@ -20,7 +20,7 @@ import overlap
 import quality
 import torch
 from common import BATCH, EPOCHS, PLAIN, sized
-from duel import Blocks, duel, ratio, started, summary, without_judge
+from duel import Blocks, duel, ratio, ratio_against, started, summary, without_judge
 from flops import operations, product_gflops
 from plan import Plan, Row
 from this_machine import CORES
@@ -29,6 +29,7 @@ from rlaif_ray.config import load_config
 
 Suite = Callable[[Plan], Iterator[Row]]
 ASKING_S = 20.0  # of a turn in which questions are asked and answered
+OFF_S = 8.0  # of a turn without: there is one before and after each of the others
 LATENCY_S = 8.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
 AHEAD = {"resources": {"overlap": True}}
 JUDGE_S = "the judge's processor time taken off"
@@ -135,7 +136,8 @@ def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
     """``per_turn``: questions an iteration that make some 20 a second. All act by the same policy. Who asks does so for
     a while before the clock starts, and afterwards waits for the answers on their way: judge and pool work in its own
     time, not in others'."""
-    ours = PRESETS_NETWORK | given_policy.acting_by(policy) | {"turn": {"seconds": ASKING_S}}
+    off = PRESETS_NETWORK | given_policy.acting_by(policy) | {"turn": {"seconds": OFF_S}}
+    ours = off | {"turn": {"seconds": ASKING_S}, "against": "off"}
     judge = {
         "judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"},
         "turn": {"seconds": ASKING_S, "lead_s": LATENCY_S, "settle_s": LATENCY_S},
@@ -144,7 +146,7 @@ def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
     many = {"labels_per_iteration": per_turn, "late": "defer", "fraction": 1.0, "concurrency": 256}
     retrained = {"retrain_every": PRESET.reward_model.retrain_every, "pace": "go"}
     return {
-        "off": ours,
+        "off": off,
         "distilled, every episode scored, no retraining": ours | {"given": given, "mix": {"ramp_steps": 1}},
         "distilled, retrained as labels come": ours | judge | {
             "mix": {"source": "distilled", "ramp_steps": 1}, "feedback": spread, "reward_model": retrained,
@@ -162,17 +164,17 @@ def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
 
 
 def costs(found: Mapping[str, Sequence[Row]]) -> Row:
-    """Ratios over off, with and without the judge's own processor time, and what was asked, judged and retrained."""
-    off = found["off"]
+    """Ratios over off's turns before and after each, with and without the judge's own processor time, and what was
+    asked, judged and retrained."""
     out: Row = {"contenders": {}, "ratios": {}}
     rows = []
     for name, blocks in found.items():
         out["contenders"][name] = summary(blocks)
         if name == "off":
             continue
-        out["ratios"][f"{name} / off"] = ratio(blocks, off)
+        out["ratios"][f"{name} / off"] = ratio_against(blocks)
         if any(row["judge_processor_s"] for row in blocks):
-            out["ratios"][f"{name}, {JUDGE_S} / off"] = ratio(without_judge(blocks), off)
+            out["ratios"][f"{name}, {JUDGE_S} / off"] = ratio_against(without_judge(blocks))
         seconds = sum(row["seconds"] for row in blocks)
         per_s = sum(row["labels"] for row in blocks) / seconds
         rows.append([name, per_s, *(100 * sum(r[k] for r in blocks) / seconds for k in (
@@ -247,7 +249,7 @@ def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
     found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
                        warm_up=plan.size(2, 1)))  # fmt: skip
     name = next(name for name in found if name.startswith("hybrid"))
-    return out | {f"{name} / off": ratio(found[name], found["off"])}
+    return out | {f"{name} / off": ratio_against(found[name])}
 
 
 def _last(rounds: Iterator[Blocks]) -> Blocks:

@@ -22,8 +22,9 @@ import runners_beyond
 import stopwatch
 import suites
 import torch
-from duel import AHEAD_S, TURN_S, blocks_of, ratio, summary, turn_of, without_judge
+from duel import AHEAD_S, TURN_S, blocks_of, duel, ratio, ratio_against, summary, turn_of, without_judge
 from journal import Journal
+from plan import Plan
 from this_machine import CORES, machine
 
 MAIN = Path(__file__).parents[2] / "scripts" / "bench" / "__main__.py"
@@ -57,6 +58,26 @@ def test_who_takes_part_in_every_second_round_is_paired_with_the_blocks_beside()
     assert ratio(blocks["a"], blocks["b"]) | {"median": 0} == {"median": 0, "low": 2.0, "high": 4.0, "pairs": 2}
 
 
+def test_a_long_turn_is_held_against_the_turns_before_and_after_it(tmp_path):
+    paces = {"off": iter([10.0, 30.0, 50.0]), "a": iter([10.0]), "b": iter([20.0])}
+
+    class Turn:
+        def __init__(self, name, what, log):
+            assert "against" not in what
+            self.name = name
+
+        def ask(self, what="block", **_):
+            return row(int(10 * next(paces[self.name])), 10.0)
+
+        def close(self):
+            """It has nothing open."""
+
+    plan = Plan(tmp_path, Journal(tmp_path / "duel.jsonl", {}), Turn, tiny=True)
+    who = {"off": {"kind": "ours"}, "a": {"kind": "ours", "against": "off"}, "b": {"kind": "ours", "against": "off"}}
+    (found,) = duel(who, plan, part="p", rounds=1, warm_up=0)
+    assert [ratio_against(found[name])["median"] for name in "ab"] == [10 / 20, 20 / 40]
+
+
 def test_the_judges_processor_time_is_shared_out_over_the_cores():
     assert without_judge([row(10, 3.0, judge_processor_s=CORES * 0.5)])[0]["seconds"] == 2.5
     assert without_judge([row(10, 3.0)])[0]["seconds"] == 3.0
@@ -66,7 +87,7 @@ def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
     off = [row(100, 1.0, labels=0.0, judge_processor_s=0.0, reward_model_processor_s=0.0, blocks=2,
                by_process={"driver": 0.2}) for _ in range(3)]  # fmt: skip
     asked = [row(100, 2.0, labels=10.0, judge_processor_s=CORES * 0.5, reward_model_processor_s=0.2, blocks=2,
-                 by_process={"driver": 0.5, "store": 0.1}) for _ in range(3)]  # fmt: skip
+                 by_process={"driver": 0.5, "store": 0.1}, against=row(200, 2.0)) for _ in range(3)]  # fmt: skip
     found = suites.costs({"off": off, "hybrid": asked})
     assert found["ratios"]["hybrid / off"]["median"] == 0.5
     assert found["ratios"][f"hybrid, {suites.JUDGE_S} / off"]["median"] == pytest.approx(1 / 1.5)
@@ -83,11 +104,11 @@ def test_who_samples_ahead_does_so_in_its_own_time():
     for plain in (alone, ahead | {"resources": {"overlap": False}}, {"kind": "rllib", "runners": 1}):
         assert turn_of(plain, tiny=False) == {"what": "train", "seconds": TURN_S}
     assert turn_of(ahead, tiny=False) == {"what": "train", "seconds": TURN_S, "lead_s": 1e-3, "settle_s": AHEAD_S}
-    asking = suites.asking("", 1)
+    asking = suites.asking("", "", 1)
     for name, what in asking.items():
         judged = "judge" in what
         assert turn_of(what, tiny=False)["settle_s"] == (suites.LATENCY_S if judged else AHEAD_S), name
-        assert turn_of(what, tiny=False)["seconds"] == suites.ASKING_S
+        assert turn_of(what, tiny=False)["seconds"] == (suites.OFF_S if name == "off" else suites.ASKING_S)
 
 
 # ------------------------------------------------------------------------------------------------ an iteration
