@@ -68,8 +68,9 @@ class ResourcesConfig(Section):
 
     env_runners: NonNegativeInt = 1
     """Remote rollout actors; 0: the driver acts itself."""
-    overlap: bool = False
-    """Sample the next batch while this one is learned from: it is acted by the policy of one update ago."""
+    overlap: bool = True
+    """Sample the next batch while this one is learned from: it is acted by the policy of one update ago. It learns as
+    well and sooner (docs/BENCHMARKS.md); without effect where the driver acts itself."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where policy and reward model learn; auto: a GPU if there is one."""
     learner_threads: NonNegativeInt = 0

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlaif_ray.config import load_config
+
 BATCH, MINIBATCH, EPOCHS, ENVS = 8_192, 1_024, 4, 256
 LR, GAMMA, LAMBDA, CLIP, ENTROPY, VALUE, GRAD_CLIP = 1e-3, 0.99, 0.95, 0.2, 0.03, 0.5, 0.5
 SIZES = {"batch": BATCH, "minibatch": MINIBATCH, "epochs": EPOCHS, "envs": ENVS}
@@ -61,6 +63,15 @@ class Heads(nn.Module):
     def forward(self, obs: Any) -> tuple[Tensor, Tensor]:
         embedding = self.trunk(obs)
         return self.actor(embedding), self.critic(embedding)
+
+
+PLAIN = ("mlp", "cnn", "egocentric", "ego-allocentric")  # networks that are products, as anybody would write them
+
+
+def sized(network: str) -> dict[str, Any]:
+    """Which network a contender of ours has: the preset's with the preset's layers, others with those of all."""
+    policy = load_config("homegrid").policy
+    return {"policy": policy.model_dump(mode="json")} if network == policy.network else {"network": network}
 
 
 def plain_network(name: str) -> nn.Sequential:

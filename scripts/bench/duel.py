@@ -79,8 +79,8 @@ def turn_of(what: Mapping[str, Any], tiny: bool) -> Row:
     would else have been sampled, and its last would be, at the others' expense.
     """
     turn: Row = {"what": "train", "seconds": TURN_S, **what.get("turn", {})}
-    if what.get("resources", {}).get("overlap"):
-        turn |= {"lead_s": 1e-3, "settle_s": AHEAD_S}
+    if what.get("runners") and what.get("resources", {}).get("overlap", what["kind"] == "ours"):
+        turn |= {"lead_s": max(1e-3, turn.get("lead_s", 0.0)), "settle_s": max(AHEAD_S, turn.get("settle_s", 0.0))}
     return turn | ({"seconds": 0.0, "lead_s": 0.0, "settle_s": 0.0} if tiny else {})
 
 

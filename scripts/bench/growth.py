@@ -69,8 +69,8 @@ TITLES = {
     "grids": ("Size of the grid", "Gridfield, an open field; a 64 x 64 grid has 24 times the cells of 12 x 14."),
     "episodes": (
         "Length of an episode",
-        "Gridfield of 12 x 14 cells, where every episode lasts so long. `scored`: a given reward model scores each, "
-        "and what is still running again with every batch.",
+        "Gridfield of 12 x 14 cells, where every episode lasts so long. `scored`: by a given reward model, each "
+        "observation once, in the batch that it came in.",
     ),
 }
 

@@ -17,7 +17,7 @@ import memory_run
 import overlap
 import quality
 import torch
-from common import BATCH, EPOCHS
+from common import BATCH, EPOCHS, PLAIN, sized
 from duel import Blocks, duel, ratio, started, summary, without_judge
 from flops import operations, product_gflops
 from plan import Plan, Row
@@ -122,7 +122,7 @@ def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
 
 
 PRESETS_POLICY = load_config("homegrid").policy.model_dump(mode="json")
-PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "policy": PRESETS_POLICY, "threads": 1, "runners": 1}
+PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "policy": PRESETS_POLICY, "threads": 1, "runners": 1} | AHEAD
 
 
 def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
@@ -185,9 +185,9 @@ def gpu(plan: Plan) -> Iterator[Row]:
         yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
         return
     ours = {"kind": "ours"}
-    networks = ("mlp", "cnn", "egocentric", "ego-allocentric", "planning")
+    networks = (*PLAIN, "planning")
     contestants = {
-        f"{network}, {device}": ours | {"network": network, "resources": {"device": device}}
+        f"{network}, {device}": ours | sized(network) | {"resources": {"device": device}}
         for network in networks for device in ("cpu", "cuda")
     }  # fmt: skip
     for found in duel(contestants, plan, part="learner", rounds=plan.times(10), warm_up=3):

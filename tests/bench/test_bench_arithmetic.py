@@ -76,13 +76,14 @@ def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
 
 
 def test_who_samples_ahead_does_so_in_its_own_time():
-    plain, ahead = {"kind": "ours"}, {"kind": "ours", "resources": {"overlap": True}}
-    assert turn_of(plain, tiny=False) == {"what": "train", "seconds": TURN_S}
+    alone, ahead = {"kind": "ours"}, {"kind": "ours", "runners": 1}
+    for plain in (alone, ahead | {"resources": {"overlap": False}}, {"kind": "rllib", "runners": 1}):
+        assert turn_of(plain, tiny=False) == {"what": "train", "seconds": TURN_S}
     assert turn_of(ahead, tiny=False) == {"what": "train", "seconds": TURN_S, "lead_s": 1e-3, "settle_s": AHEAD_S}
     asking = suites.asking("", 1)
     for name, what in asking.items():
         judged = "judge" in what
-        assert (turn_of(what, tiny=False).get("settle_s", 0.0) > 0) == judged, name
+        assert turn_of(what, tiny=False)["settle_s"] == (suites.LATENCY_S if judged else AHEAD_S), name
         assert turn_of(what, tiny=False)["seconds"] == suites.ASKING_S
 
 

@@ -99,7 +99,7 @@ class Shard:
                 code = self._measure(step, clock)
                 if step.finished:
                     return "finished"
-            elif self.left_s <= 0:
+            if self.left_s <= 0:  # whoever was stopped has not failed
                 return "stopped"
             if code >= 0:  # it has said itself what is wrong
                 break
