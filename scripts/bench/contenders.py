@@ -16,7 +16,6 @@ coefficients, and a network of the same shapes. The others' networks are written
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import statistics
@@ -24,13 +23,10 @@ import sys
 import time
 from typing import Any
 
-import psutil
 import torch
 from common import Contender
+from processes import cpu_seconds
 from this_machine import CORES
-
-JUDGE = "rlaif_ray.feedback.builtin"  # in the command line of the built-in judge's process
-REWARD_MODEL = "ray::_Worker"  # the reward model's actor, as Ray titles its process
 
 
 def build(kind: str, threads: int = 0, **options: Any) -> Contender:
@@ -66,14 +62,16 @@ class Performer:
         return found
 
     def _measured(self, do: str, options: dict[str, Any]) -> dict[str, Any]:
-        used = [processor_s(role) for role in ("", JUDGE, REWARD_MODEL)]
+        before = cpu_seconds()
         began = time.perf_counter()
         said: dict[str, Any] = getattr(self if hasattr(Performer, do) else self.contender, do)(**options)
         seconds = time.perf_counter() - began
-        spent = [processor_s(role) - u for role, u in zip(("", JUDGE, REWARD_MODEL), used, strict=True)]
+        after = cpu_seconds()
+        spent = {kind: after[kind] - before[kind] for kind in after}
         return {
-            "seconds": seconds, "processor_s": spent[0], "judge_processor_s": spent[1],
-            "reward_model_processor_s": spent[2], "threads": torch.get_num_threads(), "cores": CORES,
+            "seconds": seconds, "processor_s": sum(spent.values()), "judge_processor_s": spent.get("server", 0.0),
+            "reward_model_processor_s": spent.get("reward model", 0.0), "by_process": spent,
+            "threads": torch.get_num_threads(), "cores": CORES,
         } | said  # fmt: skip
 
     def block(self) -> dict[str, Any]:
@@ -100,17 +98,6 @@ class Performer:
         world = World("rlaif_ray/Homegrid-v0", {"starts": starts})
         found = evaluate_policy(self.contender.policy(), world, episodes, seed=12_345)
         return {key: found[key] for key in ("found", "cat_survived", "mean_length", "episodes")}
-
-
-def processor_s(role: str = "") -> float:
-    """Processor seconds of this process and what it started; of those alone whose command line names ``role``."""
-    total = 0.0
-    for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
-            if role in " ".join(one.cmdline()):
-                times = one.cpu_times()
-                total += times.user + times.system
-    return total
 
 
 def main() -> int:

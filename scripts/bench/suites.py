@@ -3,6 +3,7 @@ ratios that come of them, and tables. Whoever stops it keeps what was yielded.""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import before
 import breakdown
 import compiling
+import given_policy
 import given_rm
 import growth
 import memory_run
@@ -101,16 +103,18 @@ def published(plan: Plan) -> Iterator[Row]:
 def feedback(plan: Plan) -> Iterator[Row]:
     """What feedback costs the loop: steps a second with it over those without. The judge runs on the same cores."""
     given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
-    per_turn = _questions_a_turn(plan)
-    for found in duel(asking(given, per_turn), plan, part="feedback", rounds=plan.times(8), warm_up=plan.size(20, 1)):
+    policy = given_policy.trained(plan, given)
+    per_turn = _questions_a_turn(plan, policy)
+    contestants, warm_up = asking(given, policy, per_turn), plan.size(20, 1)
+    for found in duel(contestants, plan, part="feedback", rounds=plan.times(8), warm_up=warm_up):
         yield costs(found) | {"reward_model_given": given_rm.facts(given)}
 
 
-def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
+def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
     """How many questions an iteration make so many a second, by iterations measured without any."""
     known = plan.journal.rounds("calibration")
     if not known:
-        one = started(plan, "calibration", PRESETS_NETWORK)
+        one = started(plan, "calibration", PRESETS_NETWORK | given_policy.acting_by(policy))
         try:
             rows = [one.ask() for _ in range(plan.size(8, 2))]
         finally:
@@ -121,34 +125,37 @@ def _questions_a_turn(plan: Plan, labels_per_s: float = 20.0) -> int:
     return int(known[0]["questions"])
 
 
-PRESETS_POLICY = load_config("homegrid").policy.model_dump(mode="json")
+PRESET = load_config("homegrid")
+PRESETS_POLICY = PRESET.policy.model_dump(mode="json")
+AS_PRESET = f"{PRESET.feedback.labels_per_iteration} questions an iteration"  # the preset's rate
 PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "policy": PRESETS_POLICY, "threads": 1, "runners": 1} | AHEAD
 
 
-def asking(given: str, per_turn: int) -> dict[str, dict[str, Any]]:
-    """``per_turn``: questions an iteration that make some 20 a second. Who asks does so for a while before the clock
-    starts, and afterwards waits for the answers on their way: judge and pool work in its own time, not in others'."""
-    ours = PRESETS_NETWORK | {"turn": {"seconds": ASKING_S}}
+def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
+    """``per_turn``: questions an iteration that make some 20 a second. All act by the same policy. Who asks does so for
+    a while before the clock starts, and afterwards waits for the answers on their way: judge and pool work in its own
+    time, not in others'."""
+    ours = PRESETS_NETWORK | given_policy.acting_by(policy) | {"turn": {"seconds": ASKING_S}}
     judge = {
         "judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"},
         "turn": {"seconds": ASKING_S, "lead_s": LATENCY_S, "settle_s": LATENCY_S},
     }
-    spread = {"labels_per_iteration": 2, "late": "defer", "fraction": 1.0}
+    spread = {"labels_per_iteration": PRESET.feedback.labels_per_iteration, "late": "defer", "fraction": 1.0}
     many = {"labels_per_iteration": per_turn, "late": "defer", "fraction": 1.0, "concurrency": 256}
-    retrained = {"retrain_every": 20, "pace": "go"}
+    retrained = {"retrain_every": PRESET.reward_model.retrain_every, "pace": "go"}
     return {
         "off": ours,
         "distilled, every episode scored, no retraining": ours | {"given": given, "mix": {"ramp_steps": 1}},
         "distilled, retrained as labels come": ours | judge | {
             "mix": {"source": "distilled", "ramp_steps": 1}, "feedback": spread, "reward_model": retrained,
         },
-        "hybrid, 2 questions an iteration, deferred": ours | judge | {
+        f"hybrid, {AS_PRESET}, deferred": ours | judge | {
             "mix": {"source": "hybrid"}, "feedback": spread, "reward_model": retrained,
         },
         "hybrid, 20 labels/s, deferred": ours | judge | {
             "mix": {"source": "hybrid"}, "feedback": many, "reward_model": {"retrain_every": 200, "pace": "go"},
         },
-        "direct, 2 questions an iteration, deferred": ours | judge | {
+        f"direct, {AS_PRESET}, deferred": ours | judge | {
             "mix": {"source": "direct", "credit": "terminal", "unjudged": "task"}, "feedback": spread,
         },
     }  # fmt: skip
@@ -170,13 +177,30 @@ def costs(found: Mapping[str, Sequence[Row]]) -> Row:
         per_s = sum(row["labels"] for row in blocks) / seconds
         rows.append([name, per_s, *(100 * sum(r[k] for r in blocks) / seconds for k in (
             "judge_processor_s", "reward_model_processor_s"))])  # fmt: skip
-    out["tables"] = [{
-        "head": ["", "labels/s", "judge's process, % of a core", "fitting the reward model, % of a core"],
-        "rows": rows,
-        "note": "Retraining runs in an actor of its own, niced: its processor time is told here and lies in the ratios "
-                "of those that are retrained, not in those of the model that was given.",
-    }]  # fmt: skip
+    out["tables"] = [
+        {
+            "head": ["", "labels/s", "judge's process, % of a core", "fitting the reward model, % of a core"],
+            "rows": rows,
+            "note": "Retraining runs in an actor of its own, niced: its processor time is told here and lies in the "
+                    "ratios of those that are retrained, not in those of the model that was given.",
+        },
+        {
+            "title": "Processor time of an iteration, ms",
+            "head": ["", *PROCESSES],
+            "rows": [[name, *(processor_ms(blocks, kind) for kind in PROCESSES)] for name, blocks in found.items()],
+            "note": "Medians over turns. All act by one policy in the middle of its training, which stays as it is "
+                    "(learning rate 1e-12): their episodes are of the same kind. The driver learns.",
+        },
+    ]  # fmt: skip
     return out
+
+
+PROCESSES = ("driver", "runners", "questioners", "store", "server", "reward model")
+
+
+def processor_ms(blocks: Sequence[Row], kind: str) -> float:
+    """Of one kind of process in an iteration, median over turns."""
+    return 1e3 * statistics.median(row["by_process"].get(kind, 0.0) / row["blocks"] for row in blocks)
 
 
 def gpu(plan: Plan) -> Iterator[Row]:
@@ -218,7 +242,7 @@ def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
         out[f"{network}: ours / SB3"] = ratio(found[ours], found[sb3])
         if stock in found:
             out[f"{network}: ours / stock RLlib"] = ratio(found[ours], found[stock])
-    asked = {n: what for n, what in asking("", 1).items() if n.startswith(("off", "hybrid, 2 "))}
+    asked = {n: what for n, what in asking("", "", 1).items() if n.startswith(("off", f"hybrid, {AS_PRESET}"))}
     asked = {n: what | {"turn": dict.fromkeys(what["turn"], 6.0)} for n, what in asked.items()}  # shorter ones
     found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
                        warm_up=plan.size(2, 1)))  # fmt: skip

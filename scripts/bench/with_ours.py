@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import given_rm
@@ -13,7 +14,7 @@ from common import CLIP, ENTROPY, GAMMA, GRAD_CLIP, LAMBDA, LR, SIZES, VALUE
 from stopwatch import Stopwatch
 
 from rlaif_ray.config import Config, deep_merge, load_config, validate
-from rlaif_ray.networks import Policy
+from rlaif_ray.networks import Policy, save_policy
 from rlaif_ray.ppo_config import FeedbackPPOConfig
 from rlaif_ray.surroundings import judge_serving, ray_running
 
@@ -86,6 +87,11 @@ class Ours:
         """As it is now."""
         policy: Policy = self.algorithm.policy()
         return policy
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """Its policy, as ``run.init`` takes it."""
+        save_policy(Path(folder), self.policy().network)
+        return {}
 
     def copies(self) -> dict[str, Any]:
         """Of a batch on its way to the learner, in one iteration."""

@@ -63,9 +63,10 @@ def test_the_judges_processor_time_is_shared_out_over_the_cores():
 
 
 def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
-    off = [row(100, 1.0, labels=0.0, judge_processor_s=0.0, reward_model_processor_s=0.0) for _ in range(3)]
-    asked = [row(100, 2.0, labels=10.0, judge_processor_s=CORES * 0.5, reward_model_processor_s=0.2)
-             for _ in range(3)]  # fmt: skip
+    off = [row(100, 1.0, labels=0.0, judge_processor_s=0.0, reward_model_processor_s=0.0, blocks=2,
+               by_process={"driver": 0.2}) for _ in range(3)]  # fmt: skip
+    asked = [row(100, 2.0, labels=10.0, judge_processor_s=CORES * 0.5, reward_model_processor_s=0.2, blocks=2,
+                 by_process={"driver": 0.5, "store": 0.1}) for _ in range(3)]  # fmt: skip
     found = suites.costs({"off": off, "hybrid": asked})
     assert found["ratios"]["hybrid / off"]["median"] == 0.5
     assert found["ratios"][f"hybrid, {suites.JUDGE_S} / off"]["median"] == pytest.approx(1 / 1.5)
@@ -73,6 +74,8 @@ def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
     assert (name, labels_per_s) == ("hybrid", 5.0)
     assert judge == pytest.approx(100 * CORES * 0.25)
     assert model == pytest.approx(10.0)
+    driver = [row[1] for row in found["tables"][1]["rows"]]
+    assert driver == [pytest.approx(100.0), pytest.approx(250.0)]
 
 
 def test_who_samples_ahead_does_so_in_its_own_time():

@@ -29,6 +29,7 @@ from stopwatch import PARTS
 from this_machine import machine
 
 from rlaif_ray.config import load_config
+from rlaif_ray.networks import load_policy
 
 pytestmark = pytest.mark.ray
 MAIN = Path(__file__).parents[2] / "scripts" / "bench" / "__main__.py"
@@ -130,12 +131,14 @@ def test_an_iterations_parts_are_timed(ray_session, plan):
 def test_feedback_is_held_against_none(ray_session, plan, monkeypatch):
     asking = suites.asking
     kept = ("off", "distilled, every", "hybrid, 20")
-    monkeypatch.setattr(suites, "asking", lambda given, per_turn: {
-        name: what for name, what in asking(given, per_turn).items() if name.startswith(kept)})  # fmt: skip
+    monkeypatch.setattr(suites, "asking", lambda given, policy, per_turn: {
+        name: what for name, what in asking(given, policy, per_turn).items() if name.startswith(kept)})  # fmt: skip
     found = last(suites.feedback, plan)
     assert len(found["ratios"]) in (2, 3)  # with the judge's time taken off where it has taken any
     assert plan.journal.rounds("calibration")[0]["questions"] >= 1
     assert [row[0] for row in found["tables"][0]["rows"]] == [n for n in found["contenders"] if n != "off"]
+    assert all(row[1] > 0 for row in found["tables"][1]["rows"])  # each has a driver that did something
+    assert load_policy(plan.logs / "given-policy").spec.name == load_config("homegrid").policy.network
 
 
 def test_sizes_grow(ray_session, plan, monkeypatch):
