@@ -9,6 +9,7 @@ runner's queue behind its running fragment, so that a fragment never mixes polic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rlaif_ray.types import Rollout
@@ -84,13 +85,13 @@ def _sample_and_count(runner: Any) -> tuple[list[Rollout], Any]:
 
 
 class ScoreBy:
-    """Gives each runner a version of the reward model: ``load(state)``; a state of None takes it away."""
+    """Has each runner score by a version of the reward model: ``serve(state, what it scores by now)`` says how."""
 
-    def __init__(self, load: Callable[[Mapping[str, Any]], Any], state: Mapping[str, Any] | None) -> None:
-        self.load, self.state = load, state
+    def __init__(self, serve: Callable[[Mapping[str, Any] | None, Any], Any], state: Mapping[str, Any] | None) -> None:
+        self.serve, self.state = serve, state
 
     def __call__(self, runner: Any) -> None:
-        runner.score_by(None if self.state is None else self.load(self.state))
+        runner.score_by(partial(self.serve, self.state))
 
 
 class GiveBack:

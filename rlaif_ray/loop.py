@@ -77,9 +77,10 @@ class FeedbackLoop:
         """Runners that have a reward model have looked at their episodes already, each beside the others."""
         self._in_runners = {rollout.scored_by for rollout in rollouts}
         for rollout in rollouts:
-            if rollout.scores is not None and rollout.scored_by in self._scorers:
-                self._scorers[rollout.scored_by].remember(rollout.episodes, rollout.scores[0])
-                self._scorers[rollout.scored_by].remember(rollout.open, rollout.scores[1])
+            for version, (ended, running) in rollout.scores.items():
+                if version in self._scorers:
+                    self._scorers[version].remember(rollout.episodes, ended)
+                    self._scorers[version].remember(rollout.open, running)
 
     def _now(self, step: int = 0) -> Now:
         """What asking goes by."""

@@ -186,9 +186,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         """Runners score what they sample, each beside the others, while the learner learns; one that hasn't the version
         in service, or was replaced meanwhile, is given it."""
         if any(r.scored_by != self.loop.version for r in rollouts):
-            from rlaif_ray.reward_model.following import Following
+            from rlaif_ray.reward_model.following import Followed
 
-            self._fleet.tell(ScoreBy(Following.from_state, self.loop.in_service))
+            self._fleet.tell(ScoreBy(Followed.serving, self.loop.in_service))
 
     @property
     def _in_feedback_phase(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -49,10 +49,12 @@ from rlaif_ray.types import EpisodeBatch, Rollout, Scores
 __all__ = ["ColumnarEnvRunner", "runners_in"]
 
 
-class _Scorer(Protocol):
-    """A version of the reward model that follows episodes as they grow, as who acts sees it."""
+class _Following(Protocol):
+    """Versions of the reward model that follow episodes as they grow, as who acts sees them."""
 
-    def score(self, finished: EpisodeBatch, running: EpisodeBatch) -> tuple[Scores, Scores]: ...
+    @property
+    def version(self) -> int: ...
+    def score(self, finished: EpisodeBatch, running: EpisodeBatch) -> dict[int, tuple[Scores, Scores]]: ...
 
 
 class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
@@ -66,7 +68,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self.spaces = kwargs.get("spaces", {})
         self._recreated = bool(kwargs.get("recreated_worker", False)) or _restarted()
         self._weights_seq_no = 0
-        self._scorer: _Scorer | None = None
+        self._scorer: _Following | None = None
         self.env: Any = None
         self.module: Any = None
         if self._acts():
@@ -146,15 +148,17 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self._count(rollouts)
         return rollouts
 
-    def score_by(self, scorer: _Scorer | None) -> None:
-        """From the next fragment on, episodes come with this reward model's scores; None: without."""
-        self._scorer = scorer
+    def score_by(self, serve: Callable[[_Following | None], _Following | None]) -> None:
+        """From the next fragment on, episodes come with the scores of what this makes of whatever scored them before;
+        None: without."""
+        self._scorer = serve(self._scorer)
 
     def _scored(self, rollout: Rollout) -> Rollout:
-        scores = None
-        if self._scorer is not None:
-            scores = self._scorer.score(rollout.episodes, rollout.open)
-        return replace(rollout, runner=self.worker_index or 0, scores=scores)
+        rollout = replace(rollout, runner=self.worker_index or 0)
+        if self._scorer is None:
+            return rollout
+        scores = self._scorer.score(rollout.episodes, rollout.open)
+        return replace(rollout, scores=scores, scored_by=self._scorer.version)
 
     def get_spaces(self) -> dict[str, Any]:
         if self.env is None:

@@ -26,18 +26,19 @@ class Remembering:
         return self._scorer.scale
 
     def score(self, batch: EpisodeBatch) -> Scores:
-        scores = self.known(batch)
+        scores = self.known(batch, np.arange(len(batch)))
         if scores is None:
             scores = self._scorer.score(batch)
             self._known.append((batch, scores))
         return scores
 
-    def known(self, batch: EpisodeBatch) -> Scores | None:
-        """What was said of this very batch since ``forget``; None: it wasn't looked at."""
-        return next((scores for one, scores in self._known if one is batch), None)
+    def known(self, batch: EpisodeBatch, wanted: Array) -> Scores | None:
+        """What was said since ``forget`` of this very batch, if that has the episodes ``wanted``; None: it hasn't."""
+        found = (scores for one, scores in self._known if one is batch and scores.version[wanted].all())
+        return next(found, None)
 
     def remember(self, batch: EpisodeBatch, scores: Scores) -> None:
-        """What this version said of a batch elsewhere."""
+        """What this version said elsewhere of a batch; of episodes that have version 0 there it said nothing."""
         self._known.append((batch, scores))
 
     def forget(self) -> None:
@@ -51,7 +52,9 @@ def beliefs_of(episodes: EpisodeBatch, version: Array, scorers: Mapping[int, Rem
     for one in np.unique(version[version > 0]).tolist():
         keep = np.flatnonzero(version == one)
         rows = packed_ranges(episodes.obs_offsets[:-1][keep], episodes.lengths[keep] + 1)
-        whole = scorers[one].score(episodes) if len(keep) == len(episodes) else scorers[one].known(episodes)
+        whole = scorers[one].known(episodes, keep)
+        if whole is None and len(keep) == len(episodes):
+            whole = scorers[one].score(episodes)
         if whole is not None:
             belief[rows] = whole.belief[rows]
         else:

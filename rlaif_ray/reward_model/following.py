@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlaif_ray.packed import packed_ranges
+from rlaif_ray.packed import packed_ranges, take_episodes
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.types import Array, EpisodeBatch, Scores
 
-__all__ = ["Following"]
+__all__ = ["Followed", "Following"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ class Following:
         self.model = model
         self._open = _Open({}, np.zeros(1, np.int64), np.zeros((len(model.members), 0), np.float32), self._blank(0))
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Following:
-        """Of a model's state. Raises CheckpointError for anything that ``RewardModel.state`` didn't make."""
-        return cls(RewardModel.from_state(state))
+    def knows(self, batch: EpisodeBatch) -> Array:
+        """(E,) bool: which of these ran on when it last looked."""
+        return np.array([int(episode) in self._open.row for episode in batch.episode_id], bool)
 
     def score(self, finished: EpisodeBatch, running: EpisodeBatch) -> tuple[Scores, Scores]:
         """Beliefs in the episodes that ended in a fragment and in those that run on, all from their beginning.
@@ -50,7 +49,9 @@ class Following:
         """
         ended, _ = self._logits(finished)
         going, memories = self._logits(running)
-        row = {int(episode): e for e, episode in enumerate(running.episode_id)}
+        # One that is about to begin is nobody's yet: whichever version is in service when it does may follow it.
+        begun = np.flatnonzero(running.lengths)
+        row = {int(running.episode_id[e]): int(e) for e in begun}
         self._open = _Open(row, running.obs_offsets, going, memories)
         return self.model.scores_of(ended, finished), self.model.scores_of(going, running)
 
@@ -76,3 +77,70 @@ class Following:
 
     def _blank(self, episodes: int) -> list[torch.Tensor]:
         return [torch.zeros(episodes, net.remembers) for net in self.model.members]
+
+
+class Followed:
+    """A runner's episodes, each followed by the version of the reward model that was in service when it began.
+
+    An episode is paid by one version, whatever comes into service while it runs: the ones before stay until the last
+    episode that they follow has ended.
+    """
+
+    def __init__(self, newest: Following, older: Sequence[Following] = ()) -> None:
+        self._newest, self._older = newest, list(older)
+
+    @classmethod
+    def serving(cls, state: Mapping[str, Any] | None, now: Followed | None) -> Followed | None:
+        """With the version of this state in service, instead of what is followed ``now``; None: there is none any more.
+
+        Raises CheckpointError for anything that ``RewardModel.state`` didn't make.
+        """
+        if state is None:
+            return None
+        if now is None:
+            return cls(Following(RewardModel.from_state(state)))
+        if now.version == state["version"]:  # told twice, while a fragment was under way
+            return now
+        return cls(Following(RewardModel.from_state(state)), [*now._older, now._newest])
+
+    @property
+    def version(self) -> int:
+        """Of episodes that begin now."""
+        return self._newest.model.version
+
+    def score(self, finished: EpisodeBatch, running: EpisodeBatch) -> dict[int, tuple[Scores, Scores]]:
+        """By version, its scores of the episodes that ended in a fragment and of those that run on; an episode that a
+        version doesn't follow has version 0 and beliefs of 0 there. Raises ShapeError, as ``Following.score``."""
+        left = [np.ones(len(finished), bool), np.ones(len(running), bool)]
+        found, kept = {}, []
+        for one in self._older:
+            theirs = [one.knows(finished), one.knows(running)]
+            left = [others & ~known for others, known in zip(left, theirs, strict=True)]
+            found[one.model.version] = _scores_of_some(one, (finished, running), theirs)
+            if theirs[1].any():
+                kept.append(one)
+        self._older = kept
+        found[self.version] = _scores_of_some(self._newest, (finished, running), left)
+        return found
+
+
+def _scores_of_some(
+    by: Following, batches: tuple[EpisodeBatch, EpisodeBatch], which: Sequence[Array]
+) -> tuple[Scores, Scores]:
+    """Scores as long as the batches, of those episodes alone."""
+    if all(some.all() for some in which):
+        return by.score(*batches)
+    index = [np.flatnonzero(some) for some in which]
+    ended, running = by.score(take_episodes(batches[0], index[0]), take_episodes(batches[1], index[1]))
+    return _spread_out(ended, batches[0], index[0]), _spread_out(running, batches[1], index[1])
+
+
+def _spread_out(scores: Scores, batch: EpisodeBatch, keep: Array) -> Scores:
+    rows = packed_ranges(batch.obs_offsets[:-1][keep], batch.lengths[keep] + 1)
+    belief, version = np.zeros(len(batch.obs), np.float32), np.zeros(len(batch), np.int64)
+    belief[rows], version[keep] = scores.belief, scores.version
+    spread = None
+    if scores.spread is not None:
+        spread = np.zeros(len(batch.obs), np.float32)
+        spread[rows] = scores.spread
+    return Scores(belief, batch.obs_offsets, version, spread)

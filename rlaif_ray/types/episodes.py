@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,7 +208,10 @@ class Rollout:
     episode_cells: Array  # (E, 3) int64: column, first row, end row of each episode's part in this fragment
     open_cells: Array  # (N, 3) int64, likewise; the part may be empty (an episode about to begin)
     runner: int  # worker index
-    scores: tuple[Scores, Scores] | None = None  # of ``episodes`` and of ``open``, by the reward model the runner has
+    # Of ``episodes`` and of ``open`` by version of the reward model: each episode is scored by the one that was in
+    # service when it began, and has version 0 in others' scores.
+    scores: Mapping[int, tuple[Scores, Scores]] = field(default_factory=dict)
+    scored_by: int = 0  # version that the runner scores episodes with that begin now; 0: none
 
     def __post_init__(self) -> None:
         need("truth episodes", self.truth.episode_id.shape, self.episodes.episode_id.shape)
@@ -217,11 +220,6 @@ class Rollout:
         covered = int((self.episode_cells[:, 2] - self.episode_cells[:, 1]).sum())
         covered += int((self.open_cells[:, 2] - self.open_cells[:, 1]).sum())
         need("steps covered by episodes and open prefixes", covered, self.fragment.env_steps())
-
-    @property
-    def scored_by(self) -> int:
-        """Version of the reward model that the runner scored it with; 0: none."""
-        return 0 if self.scores is None else int(self.scores[1].version[0])
 
     def env_steps(self) -> int:
         return self.fragment.env_steps()

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -65,6 +66,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     plan = Plan(arguments.work / "logs", journal, Contestant, arguments.rounds, arguments.tiny)
     if not arguments.resume:  # what a suite prepares for itself belongs to its run
         (plan.logs / "given-rm.pickle").unlink(missing_ok=True)
+        shutil.rmtree(plan.logs / "given-policy", ignore_errors=True)
     told = {"command": command(name, arguments), "machine": machine(), "finished": False}
     out: dict[str, Any] = {}
     for found in suites.SUITES[name](plan):

@@ -10,7 +10,8 @@ from test_reward_model_nets import NETS, _batch, _model
 
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.packed import take_episodes
-from rlaif_ray.reward_model.following import Following
+from rlaif_ray.reward_model import RewardModel
+from rlaif_ray.reward_model.following import Followed, Following
 from rlaif_ray.reward_model.nets import SequenceNet
 from rlaif_ray.types import EpisodeBatch
 
@@ -85,3 +86,53 @@ def test_observations_of_another_shape_are_an_error():
     batch, _ = _batch("grid")
     with pytest.raises(ShapeError, match="expected"):
         Following(_model("event-max", (4,))).score(batch, batch)
+
+
+# ------------------------------------------------------------------------------------------------ versions
+
+
+def states(*versions):
+    found = {}
+    for version in versions:
+        model = _model("event-max", seed=version)
+        model.version = version
+        found[version] = model.state()
+    return found
+
+
+def test_an_episode_is_followed_by_the_version_that_was_in_service_when_it_began():
+    batch, _ = _batch("grid")
+    state, nobody = states(4, 5, 6), take_episodes(batch, np.zeros(0, int))
+    first, second = np.arange(3), np.arange(3, 6)
+    followed = Followed.serving(state[4], None)
+    followed.score(nobody, take_episodes(prefixes(batch, np.full(len(batch), 2)), first))
+    followed = Followed.serving(state[5], followed)
+    both = np.concatenate([first, second])
+    shown = followed.score(nobody, take_episodes(prefixes(batch, np.full(len(batch), 3)), both))
+    assert [shown[v][1].version.tolist() for v in (4, 5)] == [[4, 4, 4, 0, 0, 0], [0, 0, 0, 5, 5, 5]]
+    followed = Followed.serving(state[6], followed)
+    ended = followed.score(take_episodes(batch, both), take_episodes(batch, np.arange(6, 9)))
+    for version, whose in ((4, first), (5, second)):
+        scores = ended[version][0]
+        rows = np.repeat(scores.version == version, batch.lengths[both] + 1)
+        whole = RewardModel.from_state(state[version]).score(take_episodes(batch, whose))
+        assert np.allclose(scores.belief[rows], whole.belief, atol=1e-5)
+        assert not scores.belief[~rows].any()
+    assert (followed.version, ended[6][1].version.tolist()) == (6, [6, 6, 6])
+    assert set(followed.score(nobody, take_episodes(batch, np.arange(6, 9)))) == {6}  # the others have nobody left
+
+
+def test_a_version_told_twice_goes_on_and_none_ends_it():
+    state = states(4)
+    followed = Followed.serving(state[4], None)
+    assert Followed.serving(state[4], followed) is followed
+    assert Followed.serving(None, followed) is None
+
+
+def test_one_that_was_about_to_begin_is_followed_by_the_version_it_begins_under():
+    batch, _ = _batch("grid")
+    state, nobody = states(1, 2), take_episodes(batch, np.zeros(0, int))
+    followed = Followed.serving(state[1], None)
+    followed.score(nobody, prefixes(batch, np.ones(len(batch), int)))
+    followed = Followed.serving(state[2], followed)
+    assert set(followed.score(nobody, prefixes(batch, np.full(len(batch), 2)))[2][1].version.tolist()) == {2}

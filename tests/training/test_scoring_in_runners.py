@@ -48,7 +48,8 @@ def paid(monkeypatch):
             rollout, version = sample(4), in_runner(i)
             if version:
                 by = Rising(version)
-                rollout = replace(rollout, scores=(by.score(rollout.episodes), by.score(rollout.open)))
+                both = (by.score(rollout.episodes), by.score(rollout.open))
+                rollout = replace(rollout, scores={version: both}, scored_by=version)
             trainer.publish = [published(2, gate_open=gate(i))] if i == 3 else []
             (mixed,), _ = turn(loop, [rollout], 10 * i)
             feedback.append(mixed.feedback)
@@ -110,13 +111,20 @@ def test_runners_are_given_the_version_in_service_and_a_new_one_when_it_changes(
     try:
         run.train()
         assert [(r.runner, r.scored_by) for r in run.rollouts[-1]] == [(1, 0), (2, 0)]
+        served = {}
         for version in (7, 8):
-            model = serve(run.algorithm.loop, version)
+            served[version] = serve(run.algorithm.loop, version)
             rollouts = until(run, lambda found: [r.scored_by for r in found] == [version] * 2, most=5)  # noqa: B023
             for rollout in rollouts:
-                for batch, scores in zip((rollout.episodes, rollout.open), rollout.scores, strict=True):
-                    assert np.allclose(scores.belief, model.score(batch).belief, atol=1e-6)
-                    assert set(scores.version.tolist()) <= {version}
+                assert set(rollout.scores) >= {version}
+                for i, batch in enumerate((rollout.episodes, rollout.open)):
+                    by = np.zeros(len(batch), int)
+                    for one, scores in rollout.scores.items():
+                        theirs = np.repeat(scores[i].version == one, batch.lengths + 1)
+                        whole = served[one].score(batch)
+                        assert np.allclose(scores[i].belief[theirs], whole.belief[theirs], atol=1e-5)
+                        by += scores[i].version
+                    assert set(by.tolist()) <= {*served}  # each episode by one version
         os.kill(run.runners(lambda r: os.getpid())[1], signal.SIGKILL)
         until(run, lambda found: len(found) == 1 or {r.scored_by for r in found} == {0, 8})
         until(run, lambda found: [r.scored_by for r in found] == [8, 8])  # its replacement is given it too
