@@ -73,7 +73,7 @@ def run(plan: Plan, name: str, package: Path, seed: int) -> Row:
     config = TINY if plan.tiny else CONFIG
     folder = (plan.logs / f"{name}-s{seed}").absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "config.json"
+    file = folder / "run.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
     with (folder / "log").open("w") as log:
         subprocess.run(
@@ -88,13 +88,14 @@ def run(plan: Plan, name: str, package: Path, seed: int) -> Row:
     return {"curve": curve(rows, config["run"]["total_steps"]), "end": at_end}
 
 
-def curve(rows: Sequence[Mapping[str, Any]], total: int) -> list[list[float]]:
-    """Shares found and survived in training's own episodes, mean of the iterations of each part of the run."""
+def curve(rows: Sequence[Mapping[str, Any]], total: int) -> list[list[float] | None]:
+    """Shares found and survived in training's own episodes, mean of the iterations of each part of the run; None where
+    no episode has ended."""
     truths = [(row["steps"], row["truth"]) for row in rows if "found" in row.get("truth", {})]
-    points = []
+    points: list[list[float] | None] = []
     for i in range(POINTS):
         some = [t for steps, t in truths if i * total / POINTS < steps <= (i + 1) * total / POINTS]
-        points.append([float(np.mean([t[key] for t in some])) for key in ("found", "cat_survived")])
+        points.append([float(np.mean([t[key] for t in some])) for key in ("found", "cat_survived")] if some else None)
     return points
 
 
@@ -110,9 +111,9 @@ def found(seeds: Sequence[Mapping[str, Row]], revision: str) -> Row:
         ends.append([f"{key} {unit}".strip(), *(_between(values[name]) for name in NAMES), _between(apart)])
     parts = []
     for i in range(POINTS):
-        cells = [interval([one[name]["curve"][i][j] for one in seeds]) for name in NAMES for j in (0, 1)]
-        share = f"{i} to {i + 1} of {POINTS}"
-        parts.append([share, *(f"{m:.1%} ({low:.1%} to {high:.1%})" for m, low, high in cells)])
+        both = {name: [point for one in seeds if (point := one[name]["curve"][i])] for name in NAMES}
+        cells = [_shares([point[j] for point in both[name]]) for name in NAMES for j in (0, 1)]
+        parts.append([f"{i} to {i + 1} of {POINTS}", *cells])
     return {
         "contenders": {}, "ratios": {}, "runs": list(seeds), "revision": revision,
         "tables": [
@@ -132,6 +133,10 @@ def found(seeds: Sequence[Mapping[str, Row]], revision: str) -> Row:
             },
         ],
     }  # fmt: skip
+
+
+def _shares(values: Sequence[float]) -> str | None:
+    return "{:.1%} ({:.1%} to {:.1%})".format(*interval(values)) if values else None
 
 
 def _between(values: Sequence[float]) -> str:

@@ -66,7 +66,7 @@ def found(looks: Sequence[Row], mark: int, copies: Mapping[str, Any]) -> Row:
     }  # fmt: skip
 
 
-TIMES = ("seconds", "processor_s", "judge_processor_s", "reward_model_processor_s", "threads", "cores")
+TIMES = ("seconds", "processor_s", "judge_processor_s", "reward_model_processor_s", "by_process", "threads", "cores")
 
 
 def total(look: Mapping[str, Any]) -> float:

@@ -15,7 +15,9 @@ from rlaif_ray.ppo import FeedbackPPO
 
 @pytest.fixture(scope="module")
 def two_runners(ray_session):
-    run = Recorded(settings(runners=2))
+    config = settings(runners=2)
+    config.rlaif["resources"] = {"overlap": False}  # in step; sampling ahead has tests of its own
+    run = Recorded(config)
     yield run
     run.algorithm.stop()
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from ppo_runs import Recorded, same, settings
 
+from rlaif_ray.errors import EnvError
+
 
 @pytest.fixture(scope="module")
 def ahead(ray_session):
@@ -66,3 +68,10 @@ def test_a_runner_that_dies_is_replaced_and_the_others_go_on(ahead):
             break
     assert row["lost_steps"] == before + 128
     assert len(ahead.rollouts[-1]) == 2
+
+
+def test_a_run_in_which_no_runner_ever_answers_ends_with_an_error(ahead, monkeypatch):
+    monkeypatch.setattr("rlaif_ray.ppo.NO_ANSWER_S", 0.0)
+    monkeypatch.setattr(ahead.algorithm.env_runner_group, "fetch_ready_async_reqs", lambda *args, **kwargs: [])
+    with pytest.raises(EnvError, match="no environment runner has answered"):
+        ahead.algorithm._act()
