@@ -9,15 +9,13 @@ from itertools import islice
 from typing import Any
 
 import given_rm
-from common import EPOCHS, PLAIN, sized
+from common import EPOCHS, NETWORKS, PLAIN, sized
 from duel import duel, ratio, summary
 from flops import operations
 from plan import Plan, Row
 from stopwatch import PARTS
 
 __all__ = ["fits", "suite"]
-
-NETWORKS = (*PLAIN, "planning")
 
 
 def suite(plan: Plan) -> Iterator[Row]:

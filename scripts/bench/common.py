@@ -66,6 +66,7 @@ class Heads(nn.Module):
 
 
 PLAIN = ("mlp", "cnn", "egocentric", "ego-allocentric")  # networks that are products, as anybody would write them
+NETWORKS = (*PLAIN, "planning")
 
 
 def sized(network: str) -> dict[str, Any]:

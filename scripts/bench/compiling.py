@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import BATCH, EPOCHS
+from common import BATCH, EPOCHS, NETWORKS
 from flops import SAMPLES, minibatch
 from plan import Plan, Row
 from torch import Tensor
@@ -18,7 +18,6 @@ from rlaif_ray.networks import ActorCritic, NetworkSpec
 
 __all__ = ["suite"]
 
-NETWORKS = ("mlp", "cnn", "egocentric", "ego-allocentric", "planning")
 Pass = Callable[[Any], Tensor]
 
 

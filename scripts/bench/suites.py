@@ -19,7 +19,7 @@ import memory_run
 import overlap
 import quality
 import torch
-from common import BATCH, EPOCHS, PLAIN, sized
+from common import BATCH, EPOCHS, NETWORKS, sized
 from duel import Blocks, duel, ratio, ratio_against, started, summary, without_judge
 from flops import operations, product_gflops
 from plan import Plan, Row
@@ -92,7 +92,7 @@ def published(plan: Plan) -> Iterator[Row]:
     ours = {"kind": "ours", "threads": 1, "runners": 1, "every": 1} | AHEAD
     contestants = {
         "ours, mlp": ours | {"network": "mlp"},
-        "ours, planning (the preset's)": ours | {"policy": PRESETS_POLICY},
+        "ours, planning (the preset's)": ours | sized(PRESET.policy.network),
         "SB3, published settings": {"kind": "sb3-published", "threads": CORES, "every": 4},
     }
     for found in duel(contestants, plan, part="published", rounds=plan.times(12), warm_up=2):
@@ -127,9 +127,10 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
 
 
 PRESET = load_config("homegrid")
-PRESETS_POLICY = PRESET.policy.model_dump(mode="json")
 AS_PRESET = f"{PRESET.feedback.labels_per_iteration} questions an iteration"  # the preset's rate
-PRESETS_NETWORK: dict[str, Any] = {"kind": "ours", "policy": PRESETS_POLICY, "threads": 1, "runners": 1} | AHEAD
+PRESETS_NETWORK: dict[str, Any] = {
+    "kind": "ours", **sized(PRESET.policy.network), "threads": 1, "runners": 1, **AHEAD,
+}  # fmt: skip
 
 
 def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
@@ -211,15 +212,14 @@ def gpu(plan: Plan) -> Iterator[Row]:
         yield {"contenders": {}, "ratios": {}, "not_run": "PyTorch sees no GPU on this machine"}
         return
     ours = {"kind": "ours"}
-    networks = (*PLAIN, "planning")
     contestants = {
         f"{network}, {device}": ours | sized(network) | {"resources": {"device": device}}
-        for network in networks for device in ("cpu", "cuda")
+        for network in NETWORKS for device in ("cpu", "cuda")
     }  # fmt: skip
     for found in duel(contestants, plan, part="learner", rounds=plan.times(10), warm_up=3):
         out: Row = {
             "contenders": {name: summary(rows) for name, rows in found.items()},
-            "ratios": {f"{n}: GPU / CPU": ratio(found[f"{n}, cuda"], found[f"{n}, cpu"]) for n in networks},
+            "ratios": {f"{n}: GPU / CPU": ratio(found[f"{n}, cuda"], found[f"{n}, cpu"]) for n in NETWORKS},
         }
         yield out
     yield out | {"tables": [breakdown.fits(plan, ("cpu", "cuda"))]}
