@@ -106,7 +106,7 @@ def feedback(plan: Plan) -> Iterator[Row]:
     given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
     policy = given_policy.trained(plan, given)
     per_turn = _questions_a_turn(plan, policy)
-    contestants, warm_up = asking(given, policy, per_turn), plan.size(20, 1)
+    contestants, warm_up = asking(given, policy, per_turn), plan.size(WARM_UP, 1)
     for found in duel(contestants, plan, part="feedback", rounds=plan.times(8), warm_up=warm_up):
         yield costs(found) | {"reward_model_given": given_rm.facts(given)}
 
@@ -127,6 +127,7 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
 
 
 PRESET = load_config("homegrid")
+WARM_UP = 60  # iterations: the first reward model has come into service by then, and been scored with in the runner
 AS_PRESET = f"{PRESET.feedback.labels_per_iteration} questions an iteration"  # the preset's rate
 PRESETS_NETWORK: dict[str, Any] = {
     "kind": "ours", **sized(PRESET.policy.network), "threads": 1, "runners": 1, **AHEAD,
