@@ -230,7 +230,7 @@ class _Run:
             self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
             return self._finish(self._summary(self.course.status()))
         except BaseException:
-            with contextlib.suppress(RlaifError, RayError):  # what is told is what went wrong first
+            with contextlib.suppress(RlaifError, RayError, OSError):  # what is told is what went wrong first
                 self.course.write(self._summary("failed"))
             raise
         finally:

@@ -72,6 +72,8 @@ class FeedbackLoop:
         """Put a budgeted fraction of the episodes just finished to the judge; take the answers that have come."""
         self._take_runners_scores(rollouts)
         self.asking.ask(rollouts, self._now(step))
+        if self.pool is not None:
+            self.pool.look()  # its figures come while the learner learns
 
     def _take_runners_scores(self, rollouts: Sequence[Rollout]) -> None:
         """Runners that have a reward model have looked at their episodes already, each beside the others."""

@@ -85,7 +85,10 @@ class RewardModelConfig(Section):
     min_labels: PositiveInt = 40
     """Labels before the first fit."""
     retrain_every: PositiveInt = 20
-    """New labels before another fit."""
+    """New labels before another fit, at least."""
+    retrain_growth: NonNegativeFloat = 0.1
+    """Growth of the labels before another fit, as a share of those that the last one knew: all fits together then cost
+    as much as some ten of the last. 0: after every `retrain_every`, whatever that costs."""
     gate_accuracy: Fraction = 0.85
     """Balanced held-out accuracy (plain where a class is missing) from which its scores count."""
     labels: str = ""

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +118,24 @@ class StoreHandle:
             except RayTaskError as error:
                 raise _cause(error) from None
             time.sleep(_STORE_POLL_S)
+
+    def begin(self, method: str, *args: Any) -> Callable[[], Any]:
+        """One call under way; what comes back waits for its answer, as ``call`` does, and raises what that does."""
+        try:
+            ref = getattr(self.actor, method).remote(*args)
+        except (RayActorError, ValueError):  # its process has just gone
+            return partial(self.call, method, *args)
+
+        def answer() -> Any:
+            try:
+                return ray.get(ref, timeout=_STORE_CALL_S)
+            except (RayActorError, GetTimeoutError):
+                self._found = None
+                return self.call(method, *args)
+            except RayTaskError as error:
+                raise _cause(error) from None
+
+        return answer
 
     async def acall(self, method: str, *args: Any) -> Any:
         """The same on an event loop."""

@@ -14,8 +14,9 @@ import logging
 import pickle
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class FeedbackPool:
         self._notices: list[str] = []
         self._manners: tuple[str, ...] = ()  # how each judge is talked to, as far as it has answered
         self._failed = self._asked_again = 0
+        self._looked: Callable[[], Any] | None = None  # where asking stood: an answer that may be under way
         self._labels_left = self._room_for_labels(*self._standing())
 
     # ---------------------------------------------------------------------------------------------- asking
@@ -212,8 +214,13 @@ class FeedbackPool:
         """Episodes taken on whose answer hasn't arrived."""
         return len(self._pending)
 
+    def look(self) -> None:
+        """Ask the store where asking stands, and don't wait: the next ``stats`` tells how it stood now."""
+        self._looked = self._store.begin("standing", self._run_id, self._caps)
+
     def stats(self) -> PoolStats:
-        """Where asking stands, from the store. Raises StoreError."""
+        """Where asking stands, from the store: now, or when there was a ``look`` since the last time. Raises
+        StoreError."""
         stats, account, own = self._standing()
         left = least(account.labels_left, own.labels_left)
         self._labels_left = self._room_for_labels(stats, account, own)
@@ -390,7 +397,9 @@ class FeedbackPool:
         return None
 
     def _standing(self) -> tuple[LabelStats, Account, Account]:
-        standing: tuple[LabelStats, Account, Account] = self._store.call("standing", self._run_id, self._caps)
+        looked, self._looked = self._looked, None
+        looked = looked or partial(self._store.call, "standing", self._run_id, self._caps)
+        standing: tuple[LabelStats, Account, Account] = looked()
         return standing
 
     def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:

@@ -91,9 +91,12 @@ class RewardModelTrainer:
         self.labels.check(units, values, None, draws)
 
     def due(self) -> bool:
-        """Whether a fit would know enough new labels: `min_labels` for the first, then every `retrain_every`."""
-        fresh = len(self) - self._considered
-        return len(self) >= self.config.min_labels and (not self._considered or fresh >= self.config.retrain_every)
+        """Whether a fit would know enough new labels: `min_labels` for the first, then `retrain_every` more, or
+        `retrain_growth` times those that the last one knew where that is more."""
+        if not self._considered:
+            return len(self) >= self.config.min_labels
+        wanted = max(self.config.retrain_every, self.config.retrain_growth * self._considered)
+        return len(self) >= max(self.config.min_labels, self._considered + wanted)
 
     def learn(
         self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""

@@ -170,7 +170,7 @@ class SweepTrial(FeedbackPPO):
             # Whatever it is, of the libraries or a user's own world: the trial's record says what Tune is told. What
             # ends a process from outside (KeyboardInterrupt, SystemExit) is no failure of the trial.
             self.ended = True
-            with contextlib.suppress(RlaifError, RayError):  # what is told is what went wrong first
+            with contextlib.suppress(RlaifError, RayError, OSError):  # what is told is what went wrong first
                 self.course.write(self._summary("failed"))
             raise
         row = {key: value for key, value in row.items() if key not in _LEFT_OUT}

@@ -292,6 +292,22 @@ class Unloadable(TinyRenderer):
         return __import__, ("no_such_module_anywhere",)
 
 
+def test_a_look_tells_how_asking_stood_then_even_when_the_stores_process_dies(
+    pools: list[FeedbackPool], tmp_path: Path
+) -> None:
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url)
+        pool.look()
+        time.sleep(0.2)  # answered before there is any label
+        pool.submit([tiny_episode(number) for number in range(3)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(20.0)) == 3
+        assert pool.stats().labels == 0
+        assert pool.stats().labels == 3
+        ray.kill(store_actor(tmp_path / "labels.sqlite"))
+        pool.look()
+        assert pool.stats().labels == 3
+
+
 def test_a_questioner_that_cannot_start_says_why(pools: list[FeedbackPool], tmp_path: Path) -> None:
     pool = make_pool(pools, tmp_path, "http://127.0.0.1:1/v1", renderer=Unloadable())
     pool.submit([tiny_episode(n) for n in range(3)], inclusion_probability=1.0, step=0)

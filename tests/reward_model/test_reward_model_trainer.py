@@ -125,6 +125,19 @@ def test_due_counts_distinct_episodes(world):
     assert trainer.due()
 
 
+def test_refits_come_further_apart_as_labels_grow(world):
+    episodes, bad = world
+    values = noisy_verdicts(bad, 0)
+    due_after = {}
+    for growth in (0.0, 0.5):
+        trainer = RewardModelTrainer(CONFIG.model_copy(update={"retrain_growth": growth}), episodes[0].obs.shape[1:], 0)
+        trainer.learn(episodes[:80], values[:80])
+        while not trainer.due():
+            trainer.add([episodes[len(trainer)]], [values[len(trainer)]])
+        due_after[growth] = len(trainer)
+    assert due_after == {0.0: 100, 0.5: 120}
+
+
 def test_asking_twice_averages_and_keeps_the_side(world):
     episodes, _ = world
     trainer = _fresh([episodes[0], episodes[0]], [1.0, 0.0])

@@ -211,6 +211,15 @@ def test_a_failure_is_in_the_summary_and_the_checkpoint_before_it_stays(ray_sess
     assert check_checkpoint(tmp_path / "run")[1]["steps"] == 512
 
 
+def test_what_went_wrong_first_is_told_where_the_summary_cannot_be_written_either(ray_session, tmp_path):
+    def breaks(row):
+        (tmp_path / "run" / "summary.json").mkdir()
+        raise RuntimeError("the monitor broke")
+
+    with pytest.raises(RuntimeError, match="the monitor broke"):
+        experiment.train(config(tmp_path), monitor=breaks)
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_again(ray_session, tmp_path):
     """Whatever it had paid for is in its store: it must not be a dead end."""
     path = tmp_path / "run"

@@ -126,6 +126,9 @@ class Pool:
     def in_flight(self):
         return len(self.due)
 
+    def look(self):
+        pass
+
     def stats(self):
         left = None if self.room > 10**6 else self.room
         return SimpleNamespace(
