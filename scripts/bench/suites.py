@@ -28,9 +28,9 @@ from this_machine import CORES
 from rlaif_ray.config import load_config
 
 Suite = Callable[[Plan], Iterator[Row]]
-ASKING_S = 20.0  # of a turn in which questions are asked and answered
+ASKING_S = 16.0  # of a turn in which questions are asked and answered
 OFF_S = 8.0  # of a turn without: there is one before and after each of the others
-LATENCY_S = 8.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
+LATENCY_S = 7.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
 AHEAD = {"resources": {"overlap": True}}
 JUDGE_S = "the judge's processor time taken off"
 
@@ -106,9 +106,17 @@ def feedback(plan: Plan) -> Iterator[Row]:
     given = str(given_rm.fitted(plan.logs / "given-rm.pickle", plan.size(given_rm.LABELS, 120)))
     policy = given_policy.trained(plan, given)
     per_turn = _questions_a_turn(plan, policy)
-    contestants, warm_up = asking(given, policy, per_turn), plan.size(WARM_UP, 1)
-    for found in duel(contestants, plan, part="feedback", rounds=plan.times(8), warm_up=warm_up):
-        yield costs(found) | {"reward_model_given": given_rm.facts(given)}
+    contestants = asking(given, policy, per_turn)
+    measured: Blocks = {"off": []}
+    for name, what in contestants.items():
+        if name == "off":
+            continue
+        # One at a time: who waited for minutes while all the others had their turns would begin with cold memory.
+        both = {"off": contestants["off"], name: what}
+        for found in duel(both, plan, part=name, rounds=plan.times(8), warm_up=plan.size(WARM_UP, 1)):
+            so_far = measured | {"off": measured["off"] + found["off"], name: found[name]}
+            yield costs(so_far) | {"reward_model_given": given_rm.facts(given)}
+        measured = so_far
 
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
