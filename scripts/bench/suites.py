@@ -125,7 +125,7 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
     if not known:
         one = started(plan, "calibration", PRESETS_NETWORK | given_policy.acting_by(policy))
         try:
-            rows = [one.ask() for _ in range(plan.size(8, 2))]
+            rows = [one.ask() for _ in range(plan.size(24, 2))]
         finally:
             one.close()
         seconds = sorted(row["seconds"] for row in rows)[len(rows) // 2]
