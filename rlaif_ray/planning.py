@@ -26,7 +26,7 @@ from torch.nn import functional
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.trunks import AGENT, FEATURES, Spec, dense, grid_of, orthogonal
 
-__all__ = ["PlanningTrunk", "Ways", "best_ways", "where_on"]
+__all__ = ["PlanningTrunk", "Ways", "best_ways", "ways", "where_on"]
 
 MAPS = 4  # value maps: what is sought and what is avoided may be weighed differently in each
 SPAN, EASY = 4.0, 4.0  # at first what arriving is worth differs by much more than a step costs: ways are long
@@ -60,17 +60,20 @@ def best_ways(gain: Tensor, loss: Tensor) -> Tensor:
 
 
 def where_on(value: Tensor, gain: Tensor, loss: Tensor) -> Tensor:
-    """(H W K,) int64: where the best way goes on from each cell of each grid, a flat place: a neighbour, or itself."""
+    """(H W K,) int8: which of ``ways`` the best way goes on by from each cell of each grid; 0: it ends there."""
     _, wide, K = value.shape
     flat, inner = value.view(-1), slice(wide * K, value.numel() - wide * K)
-    goes, best = torch.zeros_like(flat[inner], dtype=torch.int64), gain.reshape(-1)[inner] - loss.reshape(-1)[inner]
-    for step in (-wide * K, -K, K, wide * K):
+    goes, best = flat.new_zeros(len(flat), dtype=torch.int8), gain.reshape(-1)[inner] - loss.reshape(-1)[inner]
+    for way, step in enumerate(ways(wide, K)[1:], 1):
         neighbour = flat[wide * K + step : len(flat) - wide * K + step]
-        goes = torch.where(neighbour > best, step, goes)
-        best = torch.maximum(neighbour, best)
-    onward = torch.arange(len(flat), device=value.device)
-    onward[inner] += goes
-    return onward
+        goes[inner].masked_fill_(neighbour > best, way)
+        torch.maximum(neighbour, best, out=best)
+    return goes
+
+
+def ways(wide: int, K: int) -> list[int]:
+    """From a flat place of (H, ``wide``, K) grids to the same, the one above, left, right and below."""
+    return [0, -wide * K, -K, K, wide * K]
 
 
 class Ways(torch.autograd.Function):
@@ -90,16 +93,21 @@ class Ways(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        onward, places, kind = ctx.saved_tensors
+        # All places go on together, and those whose way ends drop out. Narrow numbers and few passes: at a thousand
+        # samples these tables are larger than a core's cache.
+        goes_by, places, kind = ctx.saved_tensors
         maps = ctx.shape[1]
-        slots = (kind.long()[..., None] * maps + torch.arange(maps, device=kind.device)).view(-1)
+        step = torch.tensor(ways(kind.shape[1], kind.shape[2] * maps), device=kind.device)
+        slots = (kind.int()[..., None] * maps + torch.arange(maps, dtype=torch.int32, device=kind.device)).view(-1)
         gains, losses = (torch.zeros(ctx.shape.numel(), dtype=grad.dtype, device=grad.device) for _ in range(2))
         while len(places):
-            after = onward[places]
-            slot = slots[places]
-            goes = after != places
-            gains.index_add_(0, slot[~goes], grad[~goes])
-            places, grad, slot = after[goes], grad[goes], slot[goes]
+            goes, slot = goes_by.index_select(0, places), slots.index_select(0, places)
+            on = goes.nonzero().view(-1)
+            if len(on) < len(places):
+                end = (goes == 0).nonzero().view(-1)
+                gains.index_add_(0, slot.index_select(0, end), grad.index_select(0, end))
+                places, grad, slot, goes = (one.index_select(0, on) for one in (places, grad, slot, goes))
+            places = places + step.index_select(0, goes.int())
             losses.index_add_(0, slot, grad)
         return gains.view(ctx.shape), losses.view(ctx.shape), None, None
 

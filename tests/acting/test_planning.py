@@ -9,7 +9,7 @@ import torch
 from rlaif_ray import envs, planning
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import ActorCritic, NetworkSpec
-from rlaif_ray.planning import NOWHERE, Ways, best_ways, where_on
+from rlaif_ray.planning import NOWHERE, Ways, best_ways, ways, where_on
 
 HIGH, WIDE = 7, 9  # with the frame
 
@@ -71,8 +71,9 @@ def in_rows(one):
 def test_values_are_those_of_the_best_ways(seed):
     gain, loss = framed(np.random.default_rng(seed))
     value = best_ways(in_rows(gain), in_rows(loss))
-    onward = where_on(value, in_rows(gain), in_rows(loss))
     of_each, maps = value.flatten(0, 1).T, len(gain)
+    goes = where_on(value, in_rows(gain), in_rows(loss)).long()
+    onward = torch.arange(len(goes)) + torch.tensor(ways(WIDE, maps))[goes]
     for m in range(maps):
         assert of_each[m][inside()].numpy() == pytest.approx(np.array(by_dijkstra(gain[m], loss[m]))[inside().numpy()])
         for start in inside().nonzero()[:, 0].tolist():
