@@ -3,6 +3,7 @@ ratios that come of them, and tables. Whoever stops it keeps what was yielded.""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import given_policy
 import given_rm
 import growth
 import memory_run
+import neighbours
 import overlap
 import quality
 import torch
@@ -115,8 +117,13 @@ def feedback(plan: Plan) -> Iterator[Row]:
         both = {"off": contestants["off"], name: what}
         for found in duel(both, plan, part=name, rounds=plan.times(8), warm_up=plan.size(WARM_UP, 1)):
             so_far = measured | {"off": measured["off"] + found["off"], name: found[name]}
-            yield costs(so_far) | {"reward_model_given": given_rm.facts(given)}
+            out = costs(so_far) | {"reward_model_given": given_rm.facts(given)}
+            yield out
         measured = so_far
+    if CORES > 1 and hasattr(os, "sched_setaffinity"):
+        kinds = list(neighbours.KINDS)[: plan.size(len(neighbours.KINDS), 1)]
+        beside = neighbours.measured(plan.times(40), plan.size(neighbours.PASSES, 1), kinds)
+        yield out | {"tables": [*out["tables"], beside]}
 
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
