@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ray.exceptions import RayActorError, RayError
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
-from rlaif_ray.feedback.budget import Account, Caps, share_at
+from rlaif_ray.feedback.budget import Account, Caps, share_by
 from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
@@ -142,7 +141,7 @@ class FeedbackPool:
         pairs = [episodes_of(unit) for unit in units]
         paid = self.room
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
-        why = Why(step, 1.0, share=self._share(step), reward_model_version=reward_model_version)
+        why = Why(step, 1.0, share=share_by(step, self._config), reward_model_version=reward_model_version)
         for i in chosen:
             chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
             now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
@@ -219,8 +218,7 @@ class FeedbackPool:
         self._looked = self._store.begin("standing", self._run_id, self._caps)
 
     def stats(self) -> PoolStats:
-        """Where asking stands, from the store: now, or when there was a ``look`` since the last time. Raises
-        StoreError."""
+        """Where asking stands, from the store: now, or at a ``look`` since the last time. Raises StoreError."""
         stats, account, own = self._standing()
         left = least(account.labels_left, own.labels_left)
         self._labels_left = self._room_for_labels(stats, account, own)
@@ -298,13 +296,6 @@ class FeedbackPool:
         # Ray pickles array by array, which takes three times as long as the call itself; the training step pays for it.
         packed = pickle.dumps(question.units, protocol=pickle.HIGHEST_PROTOCOL)
         self._pending[question.worker.actor.ask.remote(packed, question.why)] = question
-
-    def _share(self, step: int) -> float:
-        """Of the caps, what may be spent by now: the schedule runs over the steps on which is asked."""
-        feedback, total = self._config.feedback, self._config.run.total_steps
-        span = min(feedback.stop_step or total, total) - feedback.start_step
-        progress = (step - feedback.start_step) / span if span > 0 else 1.0
-        return share_at(self._config.budget.schedule, progress)
 
     def _take(self, answered: Answered, why: Why) -> None:
         self._manners = tuple(dict.fromkeys([*self._manners, *answered.manners]))
@@ -398,8 +389,8 @@ class FeedbackPool:
 
     def _standing(self) -> tuple[LabelStats, Account, Account]:
         looked, self._looked = self._looked, None
-        looked = looked or partial(self._store.call, "standing", self._run_id, self._caps)
-        standing: tuple[LabelStats, Account, Account] = looked()
+        standing: tuple[LabelStats, Account, Account]
+        standing = looked() if looked else self._store.call("standing", self._run_id, self._caps)
         return standing
 
     def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
