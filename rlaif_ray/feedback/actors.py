@@ -109,33 +109,27 @@ class StoreHandle:
 
     def call(self, method: str, *args: Any) -> Any:
         """One call, waited for. Raises StoreError, its own or that nobody answers."""
+        return self._answer(None, method, *args)
+
+    def begin(self, method: str, *args: Any) -> Callable[[], Any]:
+        """One call under way; what comes back waits for its answer, as ``call`` does, and raises what that does."""
+        ref = None  # where its process has just gone it is called when it is waited for
+        with contextlib.suppress(RayActorError, ValueError):
+            ref = getattr(self.actor, method).remote(*args)
+        return partial(self._answer, ref, method, *args)
+
+    def _answer(self, under_way: Any, method: str, *args: Any) -> Any:
         deadline = time.monotonic() + _STORE_CALL_S
         while True:
             try:
-                return ray.get(getattr(self.actor, method).remote(*args), timeout=_STORE_CALL_S)
+                ref = getattr(self.actor, method).remote(*args) if under_way is None else under_way
+                return ray.get(ref, timeout=_STORE_CALL_S)
             except (RayActorError, GetTimeoutError, ValueError) as error:
                 self._lost(error, deadline)
             except RayTaskError as error:
                 raise _cause(error) from None
+            under_way = None
             time.sleep(_STORE_POLL_S)
-
-    def begin(self, method: str, *args: Any) -> Callable[[], Any]:
-        """One call under way; what comes back waits for its answer, as ``call`` does, and raises what that does."""
-        try:
-            ref = getattr(self.actor, method).remote(*args)
-        except (RayActorError, ValueError):  # its process has just gone
-            return partial(self.call, method, *args)
-
-        def answer() -> Any:
-            try:
-                return ray.get(ref, timeout=_STORE_CALL_S)
-            except (RayActorError, GetTimeoutError):
-                self._found = None
-                return self.call(method, *args)
-            except RayTaskError as error:
-                raise _cause(error) from None
-
-        return answer
 
     async def acall(self, method: str, *args: Any) -> Any:
         """The same on an event loop."""

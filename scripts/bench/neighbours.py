@@ -19,50 +19,62 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from flops import SAMPLES, minibatch
+from mixed_play import episodes
 from plan import Row
 
-from rlaif_ray.config import load_config
+from rlaif_ray.config import RewardModelConfig, load_config
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.networks import ActorCritic, NetworkSpec
+from rlaif_ray.reward_model import RewardModelTrainer
 
 __all__ = ["KINDS", "measured"]
 
 PASSES = 40  # of a turn: a third of a second
 LABELS = 300
+Work = Callable[[], object]  # done again and again
 
 
-def counting() -> None:
+def counting() -> Work:
     """Few numbers, always the same: no memory to speak of."""
-    for _ in range(100_000):
-        pass
+
+    def count() -> None:
+        for _ in range(100_000):
+            pass
+
+    return count
 
 
-def objects() -> None:
+def objects() -> Work:
     """What a program of many small parts does: texts and tables that come and go."""
-    sum(map(len, {i: str(i) for i in range(20_000)}.values()))
+    return lambda: sum(map(len, {i: str(i) for i in range(20_000)}.values()))
 
 
-def streaming() -> None:
+def streaming() -> Work:
     """64 MB that no cache holds."""
-    _large().add_(1.0)
+    large = torch.randn(2**24)
+    return lambda: large.add_(1.0)
 
 
-def stepping() -> None:
+def stepping() -> Work:
     """A runner's worlds."""
-    _world().step(np.random.default_rng(0).integers(0, 4, 256))
+    world, rng = HomegridVectorEnv(256), np.random.default_rng(0)
+    world.reset(seed=0)
+    return lambda: world.step(rng.integers(0, 4, world.num_envs))
 
 
-def fitting() -> None:
+def fitting() -> Work:
     """A reward model, to labels that can't be learned: no fit ends early."""
-    _trainer().fit()
+    some = list(islice(episodes(), LABELS))
+    trainer = RewardModelTrainer(RewardModelConfig(), some[0].obs.shape[1:], 0)
+    trainer.add(some, np.random.default_rng(0).integers(0, 2, LABELS).astype(float).tolist())
+    return trainer.fit
 
 
-KINDS: dict[str, Callable[[], None]] = {
+KINDS: dict[str, Callable[[], Work]] = {
     "counting in Python": counting, "Python's small objects": objects, "256 worlds' steps": stepping,
     "a reward model's fit": fitting, "64 MB, over and over": streaming,
 }  # fmt: skip
@@ -153,40 +165,14 @@ def _learner() -> Callable[[], None]:
     return learn
 
 
-_KEPT: dict[str, Any] = {}
-
-
-def _large() -> torch.Tensor:
-    return _KEPT.setdefault("large", torch.randn(2**24))  # type: ignore[no-any-return]
-
-
-def _world() -> HomegridVectorEnv:
-    if "world" not in _KEPT:
-        _KEPT["world"] = HomegridVectorEnv(256)
-        _KEPT["world"].reset(seed=0)
-    return _KEPT["world"]  # type: ignore[no-any-return]
-
-
-def _trainer() -> Any:
-    if "trainer" not in _KEPT:
-        from mixed_play import episodes
-
-        from rlaif_ray.config import RewardModelConfig
-        from rlaif_ray.reward_model import RewardModelTrainer
-
-        some = list(islice(episodes(), LABELS))
-        _KEPT["trainer"] = RewardModelTrainer(RewardModelConfig(), some[0].obs.shape[1:], 0)
-        _KEPT["trainer"].add(some, np.random.default_rng(0).integers(0, 2, LABELS).astype(float).tolist())
-    return _KEPT["trainer"]
-
-
 def main(kind: str, core: str) -> None:
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {int(core)})
-    KINDS[kind]()
+    work = KINDS[kind]()
+    work()
     print("ready", flush=True)
     while True:
-        KINDS[kind]()
+        work()
 
 
 if __name__ == "__main__":
