@@ -35,8 +35,7 @@ def fraction_at(step: int, feedback: FeedbackConfig, total_steps: int) -> float:
     question, to `fraction_final` at the last."""
     if feedback.fraction_final is None:
         return feedback.fraction
-    span = min(feedback.stop_step or total_steps, total_steps) - feedback.start_step
-    progress = min(1.0, max(0.0, (step - feedback.start_step) / span)) if span > 0 else 1.0
+    progress = feedback.progress(step, total_steps)
     return feedback.fraction + progress * (feedback.fraction_final - feedback.fraction)
 
 

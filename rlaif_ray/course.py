@@ -6,13 +6,17 @@ ends and steers nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+
 from rlaif_ray.config import Config
+from rlaif_ray.errors import RlaifError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy
 from rlaif_ray.files import write_whole
 from rlaif_ray.networks import Policy
@@ -185,6 +189,11 @@ class Course:
             "evaluation": {},
             "phases": self.phases,
         }
+
+    def write_failed(self, summary: Callable[[str], Mapping[str, Any]]) -> None:
+        """``write`` what ``summary("failed")`` gives, if it can be: what is told is what went wrong first."""
+        with contextlib.suppress(RlaifError, RayError, OSError):
+            self.write(summary("failed"))
 
     def write(self, summary: Mapping[str, Any]) -> None:
         """``summary.json`` in the run's folder."""

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
-
 from rlaif_ray import envs
 from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, drop_after, newest_up_to, prune, write_checkpoint
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.course import DRAIN_S, EVALUATION_SEED, Course
-from rlaif_ray.errors import CheckpointError, ConfigError, RlaifError, StoreError, UnknownNameError
+from rlaif_ray.errors import CheckpointError, ConfigError, StoreError, UnknownNameError
 from rlaif_ray.evaluation import Stopped, World, evaluate_policy, write_gifs
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.networks import ActorCritic, Policy, load_policy, spec_for
@@ -230,8 +228,7 @@ class _Run:
             self.algorithm.loop.close()  # what is still out is written off now, and counts in the summary
             return self._finish(self._summary(self.course.status()))
         except BaseException:
-            with contextlib.suppress(RlaifError, RayError, OSError):  # what is told is what went wrong first
-                self.course.write(self._summary("failed"))
+            self.course.write_failed(self._summary)
             raise
         finally:
             self.log.close()

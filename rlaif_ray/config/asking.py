@@ -57,6 +57,11 @@ class FeedbackConfig(Section):
     keep_frames_mb: NonNegativeInt = 0
     """Megabytes of the pictures that were sent to keep in the store, the newest; 0: they are redrawn when needed."""
 
+    def progress(self, step: int, total_steps: int) -> float:
+        """Share of the environment steps on which is asked that lies behind, in [0, 1]."""
+        span = min(self.stop_step or total_steps, total_steps) - self.start_step
+        return min(1.0, max(0.0, (step - self.start_step) / span)) if span > 0 else 1.0
+
 
 # What a judge of a panel or a cascade may have of its own; prompt, frames and replay are of the question.
 MEMBER_KEYS = (

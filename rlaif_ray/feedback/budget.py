@@ -15,10 +15,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rlaif_ray.config import BudgetConfig, Config
+from rlaif_ray.config import BudgetConfig
 from rlaif_ray.errors import BudgetExhausted
 
-__all__ = ["Account", "Amount", "Caps", "Schedule", "share_at", "share_by"]
+__all__ = ["Account", "Amount", "Caps", "Schedule", "share_at"]
 
 Schedule = Literal["none", "uniform", "front-loaded", "hyperbolic"]
 
@@ -73,14 +73,6 @@ class Caps:
         return replace(
             self, usd=usd, labels=labels, tokens=tokens, run=None if self.run is None else self.run.at(share)
         )
-
-
-def share_by(step: int, config: Config) -> float:
-    """Of the caps, what may be spent by now: the schedule runs over the steps on which is asked."""
-    feedback, total = config.feedback, config.run.total_steps
-    span = min(feedback.stop_step or total, total) - feedback.start_step
-    progress = (step - feedback.start_step) / span if span > 0 else 1.0
-    return share_at(config.budget.schedule, progress)
 
 
 def share_at(schedule: Schedule, progress: float) -> float:

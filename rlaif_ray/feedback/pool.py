@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError, RayError
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
-from rlaif_ray.feedback.budget import Account, Caps, share_by
+from rlaif_ray.feedback.budget import Account, Caps, share_at
 from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
@@ -141,7 +141,9 @@ class FeedbackPool:
         pairs = [episodes_of(unit) for unit in units]
         paid = self.room
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
-        why = Why(step, 1.0, share=share_by(step, self._config), reward_model_version=reward_model_version)
+        by_now = self._config.feedback.progress(step, self._config.run.total_steps)
+        share = share_at(self._config.budget.schedule, by_now)
+        why = Why(step, 1.0, share=share, reward_model_version=reward_model_version)
         for i in chosen:
             chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
             now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
@@ -389,9 +391,7 @@ class FeedbackPool:
 
     def _standing(self) -> tuple[LabelStats, Account, Account]:
         looked, self._looked = self._looked, None
-        standing: tuple[LabelStats, Account, Account]
-        standing = looked() if looked else self._store.call("standing", self._run_id, self._caps)
-        return standing
+        return looked() if looked else self._store.call("standing", self._run_id, self._caps)  # type: ignore[no-any-return]
 
     def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
         """Labels that may yet come, those in flight included; None: any number."""

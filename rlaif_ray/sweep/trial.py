@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -12,14 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
 from ray.tune.result import DONE, SHOULD_CHECKPOINT, TRIAL_INFO
 
 from rlaif_ray.checkpoints import write_checkpoint
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.config.running import FINISHED
 from rlaif_ray.course import DRAIN_S, Course
-from rlaif_ray.errors import RlaifError
 from rlaif_ray.files import write_whole
 from rlaif_ray.networks import save_policy
 from rlaif_ray.placement import home_node
@@ -170,8 +167,7 @@ class SweepTrial(FeedbackPPO):
             # Whatever it is, of the libraries or a user's own world: the trial's record says what Tune is told. What
             # ends a process from outside (KeyboardInterrupt, SystemExit) is no failure of the trial.
             self.ended = True
-            with contextlib.suppress(RlaifError, RayError, OSError):  # what is told is what went wrong first
-                self.course.write(self._summary("failed"))
+            self.course.write_failed(self._summary)
             raise
         row = {key: value for key, value in row.items() if key not in _LEFT_OUT}
         row["wall_s"] = self.course.wall_s()
