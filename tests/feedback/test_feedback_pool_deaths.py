@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -9,15 +10,24 @@ from pathlib import Path
 
 import pytest
 import ray
+from aiohttp import web
 from feedback_fakes import (
     DeadlyRenderer,
     FakeServer,
+    asked_about,
     completion,
+    tiny_config,
     tiny_episode,
 )
 from test_feedback_pool import make_pool, slowly
 
+from rlaif_ray.feedback.actors import RemoteStore, StoreHandle
+from rlaif_ray.feedback.ask import Asker
+from rlaif_ray.feedback.budget import Caps
+from rlaif_ray.feedback.judge import ChatJudge
 from rlaif_ray.feedback.pool import FeedbackPool
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.types import Label
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -63,3 +73,32 @@ def test_a_killed_store_loses_nothing(pools: list[FeedbackPool], tmp_path: Path)
         assert sorted(label.episode_id for label in pool.wait(60.0)) == list(range(24))
         stats = pool.stats()
         assert (stats.labels, stats.failed, stats.reserved_usd, server.asked) == (24, 0, 0.0, 24)
+
+
+def test_who_asks_from_another_node_loses_nothing_when_the_stores_process_is_killed(tmp_path: Path) -> None:
+    handle = StoreHandle(tmp_path / "labels.sqlite")
+    victim = int(ray.get(handle.actor.__ray_call__.remote(lambda _: os.getpid())))
+
+    def respond(number: int, _: object) -> object:
+        if number == 3:
+            os.kill(victim, signal.SIGKILL)
+        return web.json_response({}, status=503) if number == 5 else completion()
+
+    async def asking(base_url: str) -> list[Label | None]:
+        config = tiny_config(base_url)
+        judge = ChatJudge(config.judge, key=None)
+        asker = Asker(judge, RemoteStore(handle), Caps(labels=8), config.judge, concurrency=4, backoff_s=0.01)
+        try:
+            return await asker.ask_all([asked_about(number, judge.identity) for number in range(10)], at_once=4)
+        finally:
+            await judge.close()
+
+    with FakeServer(respond) as server:
+        labels = asyncio.run(asking(server.base_url))
+    given = [label for label in labels if label is not None]
+    assert (len(given), labels.count(None), server.asked) == (8, 2, 9)
+    with LabelStore(tmp_path / "labels.sqlite", readonly=True) as store:
+        assert sorted(store.labels(), key=lambda label: label.label_id) == sorted(given, key=lambda one: one.label_id)
+        account = store.account(Caps())
+    assert (account.spent.labels, account.reserved.labels) == (8, 0)
+    ray.kill(handle.actor)
