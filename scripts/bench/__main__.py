@@ -29,6 +29,7 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -138,4 +139,5 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # who stands still between turns must not be left so
     raise SystemExit(main())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 from plan import Plan, Row, Turns
-from processes import memory_mb
+from processes import memory_mb, signal_all
 from this_machine import CORES
 
 HERE = Path(__file__).parent
@@ -45,6 +46,12 @@ class Contestant:
     def memory_mb(self) -> Mapping[str, float]:
         return memory_mb(psutil.Process(self._process.pid))
 
+    def halt(self) -> None:
+        signal_all(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        signal_all(self._process.pid, signal.SIGCONT)
+
     def _answer(self) -> Row:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -55,6 +62,7 @@ class Contestant:
         return row
 
     def close(self) -> None:
+        self.go_on()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -76,10 +84,11 @@ def turn_of(what: Mapping[str, Any], tiny: bool) -> Row:
     """What a contender does when it is its turn: ``turn`` of its description, or a few batches.
 
     Whoever samples ahead is given a batch before the clock starts, and a pause after it has stopped: its first fragment
-    would else have been sampled, and its last would be, at the others' expense.
+    would else have been sampled, and its last would be, at the others' expense. Whoever ``stops`` needs neither.
     """
     turn: Row = {"what": "train", "seconds": TURN_S, **what.get("turn", {})}
-    if what.get("runners") and what.get("resources", {}).get("overlap", what["kind"] == "ours"):
+    ahead = what.get("runners") and what.get("resources", {}).get("overlap", what["kind"] == "ours")
+    if ahead and not what.get("stops"):
         turn |= {"lead_s": max(1e-3, turn.get("lead_s", 0.0)), "settle_s": max(AHEAD_S, turn.get("settle_s", 0.0))}
     return turn | ({"seconds": 0.0, "lead_s": 0.0, "settle_s": 0.0} if tiny else {})
 
@@ -88,8 +97,9 @@ def duel(
     contestants: Mapping[str, Mapping[str, Any]], plan: Plan, *, part: str, rounds: int, warm_up: int
 ) -> Iterator[Blocks]:
     """Turns of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round;
-    ``turn`` says what its turn is. Where turns are long and the machine's pace changes meanwhile, ``against`` names who
-    has a turn before and after each of its turns: their sum stands in its row under that word."""
+    ``turn`` says what its turn is. As the machine's pace changes meanwhile, ``against`` may name who has a turn before
+    and after each of its turns: their sum stands in its row under that word. One that ``stops`` stands still between
+    turns with all that works for it in the background: short turns need no time to get going or to settle."""
     done = plan.journal.rounds(part)
     if len(done) < rounds and not plan.out_of_time:
         for rows in _rounds(contestants, plan, len(done), rounds, warm_up, part):
@@ -106,13 +116,16 @@ def _rounds(
     every = {name: int(what.get("every", 1)) for name, what in contestants.items()}
     turns = {name: turn_of(what, plan.tiny) for name, what in contestants.items()}
     against = {name: what["against"] for name, what in contestants.items() if "against" in what}
+    stopping = {name for name, what in contestants.items() if what.get("stops")}
     try:
         for name, what in contestants.items():
             running.append(started(plan, name, what))
             for _ in range(0 if plan.tiny else max(1, warm_up // every[name])):
                 running[-1].ask()
+            if name in stopping:
+                running[-1].halt()
         for i in range(first, rounds):
-            rows = _round([one for one in running if i % every[one.name] == 0], turns, against)
+            rows = _round([one for one in running if i % every[one.name] == 0], turns, against, stopping)
             tell(f"{part}, round {i + 1} of {rounds}: " + ", ".join(f"{n} {rate(r):,.0f}/s" for n, r in rows.items()))
             yield rows
             if plan.out_of_time:
@@ -122,17 +135,28 @@ def _rounds(
             one.close()
 
 
-def _round(some: Sequence[Turns], turns: Mapping[str, Row], against: Mapping[str, str]) -> Row:
+def _round(
+    some: Sequence[Turns], turns: Mapping[str, Row], against: Mapping[str, str], stopping: Collection[str]
+) -> Row:
     by_name = {one.name: one for one in some}
     rows: Row = {}
     before: dict[str, Row] = {}  # of those that others are held against, the newest turn
+
+    def turn(one: Turns) -> Row:
+        if one.name not in stopping:
+            return one.ask(**turns[one.name])
+        one.go_on()
+        try:
+            return one.ask(**turns[one.name])
+        finally:
+            one.halt()
+
     for one in some:
         if one.name not in against:
-            rows[one.name] = before[one.name] = one.ask(**turns[one.name])
+            rows[one.name] = before[one.name] = turn(one)
             continue
         other = against[one.name]
-        row = one.ask(**turns[one.name])
-        after = by_name[other].ask(**turns[other])
+        row, after = turn(one), turn(by_name[other])
         both = {key: before[other][key] + after[key] for key in ("steps", "seconds")}
         rows[one.name], before[other] = row | {"against": both}, after
     return rows
@@ -140,7 +164,7 @@ def _round(some: Sequence[Turns], turns: Mapping[str, Row], against: Mapping[str
 
 def started(plan: Plan, name: str, what: Mapping[str, Any]) -> Turns:
     """A contender's process. What is only the round's business isn't handed to it."""
-    plain = {key: value for key, value in what.items() if key not in ("every", "turn", "against")}
+    plain = {key: value for key, value in what.items() if key not in ("every", "turn", "against", "stops")}
     return plan.start(name, plan.sized(plain), plan.logs / f"{name.replace('/', '-').replace(' ', '-')}.log")
 
 

@@ -28,6 +28,11 @@ class Turns(Protocol):
     def memory_mb(self) -> Mapping[str, float]:
         """Of all its processes, by kind; what they share is shared out."""
 
+    def halt(self) -> None:
+        """All its processes stand still, what works in the background too, until they ``go_on``."""
+
+    def go_on(self) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import Any
 import psutil
 from this_machine import machine
 
-__all__ = ["cpu_seconds", "machine", "memory_mb", "show"]
+__all__ = ["cpu_seconds", "machine", "memory_mb", "show", "signal_all"]
 
 MEGABYTE = 1_000_000
 _TITLES = {
@@ -33,6 +35,15 @@ def cpu_seconds(of: psutil.Process | None = None) -> Counter[str]:
 def memory_mb(of: psutil.Process | None = None) -> Counter[str]:
     """Proportional memory in MB: what processes share, the object store's pages too, is shared out among them."""
     return _by_kind(of, lambda process: process.memory_full_info().pss / MEGABYTE)
+
+
+def signal_all(pid: int, what: signal.Signals) -> None:
+    """To a process and then to all that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        for process in [top, *top.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(what)
 
 
 def _by_kind(top: psutil.Process | None, of: Callable[[psutil.Process], float]) -> Counter[str]:

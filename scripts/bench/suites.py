@@ -30,9 +30,7 @@ from this_machine import CORES
 from rlaif_ray.config import load_config
 
 Suite = Callable[[Plan], Iterator[Row]]
-ASKING_S = 16.0  # of a turn in which questions are asked and answered
-OFF_S = 8.0  # of a turn without: there is one before and after each of the others
-LATENCY_S = 7.0  # after so long nothing is under way any more: the judge takes 3 to 6 s
+ASKING_S = 5.0  # of a turn: shorter than the machine takes to change its pace, longer than an iteration
 AHEAD = {"resources": {"overlap": True}}
 JUDGE_S = "the judge's processor time taken off"
 
@@ -115,7 +113,7 @@ def feedback(plan: Plan) -> Iterator[Row]:
             continue
         # One at a time: who waited for minutes while all the others had their turns would begin with cold memory.
         both = {"off": contestants["off"], name: what}
-        for found in duel(both, plan, part=name, rounds=plan.times(8), warm_up=plan.size(WARM_UP, 1)):
+        for found in duel(both, plan, part=name, rounds=plan.times(36), warm_up=plan.size(WARM_UP, 1)):
             so_far = measured | {"off": measured["off"] + found["off"], name: found[name]}
             out = costs(so_far) | {"reward_model_given": given_rm.facts(given)}
             yield out
@@ -154,15 +152,12 @@ PRESETS_NETWORK: dict[str, Any] = {
 
 
 def asking(given: str, policy: str, per_turn: int) -> dict[str, dict[str, Any]]:
-    """``per_turn``: questions an iteration that make some 20 a second. All act by the same policy. Who asks does so for
-    a while before the clock starts, and afterwards waits for the answers on their way: judge and pool work in its own
-    time, not in others'."""
-    off = PRESETS_NETWORK | given_policy.acting_by(policy) | {"turn": {"seconds": OFF_S}}
-    ours = off | {"turn": {"seconds": ASKING_S}, "against": "off"}
-    judge = {
-        "judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"},
-        "turn": {"seconds": ASKING_S, "lead_s": LATENCY_S, "settle_s": LATENCY_S},
-    }
+    """``per_turn``: questions an iteration that make some 20 a second. All act by the same policy. Between turns all of
+    a contender stands still, judge, pool and reward model too: they work in its own time, not in others'. Answers that
+    are due meanwhile come when its next turn begins."""
+    off = PRESETS_NETWORK | given_policy.acting_by(policy) | {"turn": {"seconds": ASKING_S}, "stops": True}
+    ours = off | {"against": "off"}
+    judge = {"judge": {"kind": "builtin", "profile": "gpt-4o-mini-2024"}}
     spread = {"labels_per_iteration": PRESET.feedback.labels_per_iteration, "late": "defer", "fraction": 1.0}
     many = {"labels_per_iteration": per_turn, "late": "defer", "fraction": 1.0, "concurrency": 256}
     retrained = {"retrain_every": PRESET.reward_model.retrain_every, "pace": "go"}

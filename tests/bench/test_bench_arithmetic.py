@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +20,8 @@ import memory_run
 import numpy as np
 import overlap
 import pages
+import processes
+import psutil
 import pytest
 import quality
 import runners_beyond
@@ -78,6 +84,53 @@ def test_a_long_turn_is_held_against_the_turns_before_and_after_it(tmp_path):
     assert [ratio_against(found[name])["median"] for name in "ab"] == [10 / 20, 20 / 40]
 
 
+def test_who_stops_stands_still_but_for_its_turns(tmp_path):
+    happened = []
+
+    class Turn:
+        def __init__(self, name, what, log):
+            assert "stops" not in what
+            self.name = name
+
+        def ask(self, what="block", **_):
+            happened.append(("asked", self.name))
+            return row(10, 1.0)
+
+        def halt(self):
+            happened.append(("halts", self.name))
+
+        def go_on(self):
+            happened.append(("goes on", self.name))
+
+        def close(self):
+            happened.append(("closed", self.name))
+
+    plan = Plan(tmp_path, Journal(tmp_path / "duel.jsonl", {}), Turn)
+    who = {"off": {"kind": "ours"}, "on": {"kind": "ours", "stops": True, "against": "off"}}
+    list(duel(who, plan, part="p", rounds=1, warm_up=1))
+    assert happened == [
+        ("asked", "off"), ("asked", "on"), ("halts", "on"),
+        ("asked", "off"), ("goes on", "on"), ("asked", "on"), ("halts", "on"), ("asked", "off"),
+        ("closed", "off"), ("closed", "on"),
+    ]  # fmt: skip
+
+
+def test_a_signal_reaches_all_that_a_process_started():
+    starts = "import subprocess as s, sys; s.Popen(['sleep', '60']); print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdout.readline() == b"ready\n"
+        top = psutil.Process(started.pid)
+        both = [top, *top.children()]
+        assert len(both) == 2
+        for sent, stands in ((signal.SIGSTOP, True), (signal.SIGCONT, False)):
+            processes.signal_all(started.pid, sent)
+            deadline = time.monotonic() + 10.0
+            while any((one.status() == psutil.STATUS_STOPPED) != stands for one in both):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        processes.signal_all(started.pid, signal.SIGKILL)
+
+
 def test_the_judges_processor_time_is_shared_out_over_the_cores():
     assert without_judge([row(10, 3.0, judge_processor_s=CORES * 0.5)])[0]["seconds"] == 2.5
     assert without_judge([row(10, 3.0)])[0]["seconds"] == 3.0
@@ -104,11 +157,8 @@ def test_who_samples_ahead_does_so_in_its_own_time():
     for plain in (alone, ahead | {"resources": {"overlap": False}}, {"kind": "rllib", "runners": 1}):
         assert turn_of(plain, tiny=False) == {"what": "train", "seconds": TURN_S}
     assert turn_of(ahead, tiny=False) == {"what": "train", "seconds": TURN_S, "lead_s": 1e-3, "settle_s": AHEAD_S}
-    asking = suites.asking("", "", 1)
-    for name, what in asking.items():
-        judged = "judge" in what
-        assert turn_of(what, tiny=False)["settle_s"] == (suites.LATENCY_S if judged else AHEAD_S), name
-        assert turn_of(what, tiny=False)["seconds"] == (suites.OFF_S if name == "off" else suites.ASKING_S)
+    for what in suites.asking("", "", 1).values():
+        assert turn_of(what, tiny=False) == {"what": "train", "seconds": suites.ASKING_S}  # it stops with all it has
 
 
 # ------------------------------------------------------------------------------------------------ an iteration
