@@ -1,8 +1,8 @@
 """The Ray side of asking: thin shells around ``store.LabelStore`` and ``ask.Asker``.
 
-Questioners draw, encode and ask. One on the node where the store's file is writes into it itself, which costs a third
-of what three calls of an actor do; from elsewhere in the cluster everybody calls the file's one actor. Nothing here
-imports a deep-learning library: a questioner's process stays small.
+Questioners draw, encode and ask. One on the node where the store's file is writes into it itself, which costs less
+than calls of an actor; from elsewhere in the cluster everybody calls the file's one actor. Nothing here imports a
+deep-learning library: a questioner's process stays small.
 """
 
 from __future__ import annotations

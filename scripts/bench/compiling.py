@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import passes
 import torch
 from common import BATCH, EPOCHS, NETWORKS
-from flops import SAMPLES, minibatch
+from flops import SAMPLES
 from plan import Plan, Row
-from torch import Tensor
 
 from rlaif_ray.config import load_config
-from rlaif_ray.networks import ActorCritic, NetworkSpec
+from rlaif_ray.networks import ActorCritic
 
 __all__ = ["suite"]
-
-Pass = Callable[[Any], Tensor]
 
 
 def suite(plan: Plan) -> Iterator[Row]:
@@ -36,22 +34,15 @@ def suite(plan: Plan) -> Iterator[Row]:
 
 def compared(network: str, times: int) -> dict[str, float]:
     """Medians of both over so many turns, and what the first compiled pass took."""
-    torch.manual_seed(0)
-    net, obs = ActorCritic(NetworkSpec(network, (256, 256), (12, 14, 4), "discrete", 4)), torch.as_tensor(minibatch())
-    digest = net.digest(obs)
-
-    def plain(given: Any) -> Tensor:
-        embedding = net.embed(given) if isinstance(given, dict) else net.trunk(given)
-        return net.actor(embedding).logsumexp(-1).sum() + net.value(embedding).sum()
-
-    given, compiled = obs if digest is None else digest, torch.compile(plain, dynamic=False)
+    net, given, plain = passes.homegrid(network)
+    compiled = torch.compile(plain, dynamic=False)
     compile_s = seconds(net, compiled, given)
     both = [(seconds(net, plain, given), seconds(net, compiled, given)) for _ in range(times)]
     plain_s, compiled_s = (sorted(column)[len(both) // 2] for column in zip(*both, strict=True))
     return {"plain_ms": 1e3 * plain_s, "compiled_ms": 1e3 * compiled_s, "compile_s": compile_s}
 
 
-def seconds(net: ActorCritic, forward: Pass, given: Any) -> float:
+def seconds(net: ActorCritic, forward: passes.Pass, given: Any) -> float:
     """Of one forward and backward pass."""
     net.zero_grad()
     began = time.perf_counter()
@@ -64,8 +55,8 @@ def verdict(found: dict[str, float]) -> str:
     won_s = (found["plain_ms"] - found["compiled_ms"]) / 1e3
     if won_s <= 0:
         return "never"
-    passes = load_config("homegrid").run.total_steps * EPOCHS / SAMPLES
-    return f"{found['compile_s'] / (won_s * passes):.2f}"
+    minibatches = load_config("homegrid").run.total_steps * EPOCHS / SAMPLES
+    return f"{found['compile_s'] / (won_s * minibatches):.2f}"
 
 
 def table(rows: list[list[Any]]) -> Row:

@@ -6,8 +6,8 @@
 builds one, says that it is ready, and for every JSON line {"do": "block"} trains on one batch and answers with a JSON
 line: environment steps, seconds, processor seconds, and what else it can tell of itself. {"do": "train", "seconds": S}
 trains for so long and by whole batches; {"do": "evaluate", "episodes": N, "starts": "heldout"} answers with the true
-outcomes of the policy as it is. With "lead_s" it trains for a while before the clock starts, so that what goes on in
-the background is under way; with "settle_s" it waits afterwards until that is over, so that others don't pay for it.
+outcomes of the policy as it is. With "lead_s" it trains before the clock starts, so that a runner is sampling
+ahead; with "settle_s" it waits afterwards until that is over, so that others don't pay for it.
 ``duel.py`` drives several in turn.
 
 All have the same world (vectorised), batch of 8,192 steps, 4 epochs, minibatches of 1,024, Adam, clip, discount and

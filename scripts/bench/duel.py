@@ -89,7 +89,7 @@ def turn_of(what: Mapping[str, Any], tiny: bool) -> Row:
     turn: Row = {"what": "train", "seconds": TURN_S, **what.get("turn", {})}
     ahead = what.get("runners") and what.get("resources", {}).get("overlap", what["kind"] == "ours")
     if ahead and not what.get("stops"):
-        turn |= {"lead_s": max(1e-3, turn.get("lead_s", 0.0)), "settle_s": max(AHEAD_S, turn.get("settle_s", 0.0))}
+        turn |= {"lead_s": 1e-3, "settle_s": AHEAD_S}
     return turn | ({"seconds": 0.0, "lead_s": 0.0, "settle_s": 0.0} if tiny else {})
 
 

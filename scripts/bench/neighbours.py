@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flops import SAMPLES, minibatch
+from flops import SAMPLES
 from mixed_play import episodes
+from passes import homegrid
 from plan import Row
 
 from rlaif_ray.config import RewardModelConfig, load_config
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
-from rlaif_ray.networks import ActorCritic, NetworkSpec
 from rlaif_ray.reward_model import RewardModelTrainer
 
 __all__ = ["KINDS", "measured"]
@@ -149,17 +149,13 @@ def _turn(learn: Callable[[], None], neighbour: _Neighbour | None, passes: int) 
 
 
 def _learner() -> Callable[[], None]:
-    torch.manual_seed(0)
     preset = load_config("homegrid").policy
-    net = ActorCritic(NetworkSpec(preset.network, tuple(preset.hidden), (12, 14, 4), "discrete", 4))
+    net, given, forward = homegrid(preset.network, preset.hidden)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
-    obs = torch.as_tensor(minibatch())
-    digest = net.digest(obs)
 
     def learn() -> None:
         optimiser.zero_grad()
-        embedding = net.trunk(obs) if digest is None else net.embed(digest)
-        (net.actor(embedding).logsumexp(-1).sum() + net.value(embedding).sum()).backward()
+        forward(given).backward()
         optimiser.step()
 
     return learn

@@ -207,7 +207,8 @@ def costs(found: Mapping[str, Sequence[Row]]) -> Row:
             "head": ["", *PROCESSES],
             "rows": [[name, *(processor_ms(blocks, kind) for kind in PROCESSES)] for name, blocks in found.items()],
             "note": "Medians over turns. All act by one policy in the middle of its training, which stays as it is "
-                    "(learning rate 1e-12): their episodes are of the same kind. The driver learns.",
+                    "(learning rate 1e-12): their episodes are of the same kind. The driver learns. Between turns a "
+                    "contender stands still with all its processes; answers due meanwhile come when it goes on.",
         },
     ]  # fmt: skip
     return out

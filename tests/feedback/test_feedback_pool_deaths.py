@@ -98,7 +98,7 @@ def test_who_asks_from_another_node_loses_nothing_when_the_stores_process_is_kil
     given = [label for label in labels if label is not None]
     assert (len(given), labels.count(None), server.asked) == (8, 2, 9)
     with LabelStore(tmp_path / "labels.sqlite", readonly=True) as store:
-        assert sorted(store.labels(), key=lambda label: label.label_id) == sorted(given, key=lambda one: one.label_id)
+        assert store.labels() == sorted(given, key=lambda label: label.label_id)
         account = store.account(Caps())
     assert (account.spent.labels, account.reserved.labels) == (8, 0)
     ray.kill(handle.actor)
