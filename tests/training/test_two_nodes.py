@@ -66,7 +66,8 @@ def test_what_others_hold_is_waited_for_and_everything_is_given_back(run):
     assert run["left"] == {"CPU": 4, "GPU": 1}
     assert run["waited"]["stopped"]
     assert run["waited"]["said"][0].startswith("Waiting for room: 2 CPUs and a GPU; the cluster has 4 CPUs (2 nodes")
-    assert run["waited"]["nodes"] == 2
+    assert run["waited"]["state"] == "CREATED"
+    assert run["waited"]["places"] == [{"CPU": 1}, {"CPU": 1}, {"GPU": 1}]
 
 
 def test_a_cluster_that_wants_its_token_says_how_to_give_it(cluster):
