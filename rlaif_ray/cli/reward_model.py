@@ -82,7 +82,8 @@ def _given(command: Fit) -> dict[str, Any]:
         if value and value not in allowed:
             raise UnknownNameError(f"value of --{name.replace('_', '-')}", value, allowed)
     names = ("net", "ensemble", "noise", "early_stop", "epochs", "holdout")
-    return {name: getattr(command, name) for name in names if getattr(command, name)}
+    given = {name: getattr(command, name) for name in names if getattr(command, name)}
+    return given | ({"updates": 0} if command.epochs else {})  # passes that were asked for are made
 
 
 def _config(base: RewardModelConfig | None, given: dict[str, Any]) -> RewardModelConfig:

@@ -31,7 +31,7 @@ class Fit:
     early_stop: Annotated[str, tyro.conf.arg(metavar="training|validation")] = ""
     """What ends a fit early."""
     epochs: int = 0
-    """Passes over the labels."""
+    """Passes over the labels; said here, whatever gradient steps they take."""
     holdout: float = 0.0
     """Share of labels never trained on."""
     seed: int = 0

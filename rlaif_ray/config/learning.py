@@ -72,7 +72,10 @@ class RewardModelConfig(Section):
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of a fit."""
     epochs: PositiveInt = 60
-    """Passes over the labels in one fit."""
+    """Passes over the labels in one fit, at most."""
+    updates: NonNegativeInt = 400
+    """Gradient steps of one fit, at most, in whole passes: thousands of labels need fewer passes. 0: as many as the
+    passes take."""
     batch_size: PositiveInt = 64
     """Labels of one gradient step."""
     noise: Literal["none", "estimated"] = "none"

@@ -141,10 +141,12 @@ def _passes(
 ) -> float:
     batch = max(1, min(config.batch_size, math.ceil(len(data) / FEWEST_BATCHES)))
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _cosine(i / config.epochs))
+    batches = math.ceil(len(data) / batch)
+    passes = min(config.epochs, math.ceil(config.updates / batches)) if config.updates else config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _cosine(i / passes))
     loss = math.nan
-    for _ in range(config.epochs):
-        loss = _one_pass(net, data, optimiser, np.array_split(rng.permutation(len(data)), math.ceil(len(data) / batch)))
+    for _ in range(passes):
+        loss = _one_pass(net, data, optimiser, np.array_split(rng.permutation(len(data)), batches))
         schedule.step()
         if watch.after(loss):
             break

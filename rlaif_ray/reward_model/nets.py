@@ -115,7 +115,7 @@ class SequenceNet(nn.Module):
 
     def _of_bags(self, bags: Bags) -> Tensor:
         """(B, channels) features: the maximum over each bag's rows."""
-        ids, starts = (torch.from_numpy(a) for a in (bags.packed_ids(), np.cumsum(bags.sizes) - bags.sizes))
+        ids, starts = (torch.from_numpy(a) for a in (bags.ids, np.cumsum(bags.sizes) - bags.sizes))
         local = self._local(bags.rows)
         return functional.embedding_bag(ids.to(local.device), local, starts.to(local.device), mode="max").relu()
 

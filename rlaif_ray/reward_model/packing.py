@@ -21,6 +21,7 @@ __all__ = [
     "PatchRows",
     "all_patches",
     "changed_patches",
+    "distinct",
     "patch_bags",
     "step_in_episode",
     "time_major",
@@ -54,21 +55,20 @@ class PatchRows:
 
 @dataclass(frozen=True)
 class Bags:
-    """E packed episodes as bags of distinct rows: what a maximum over space (and time) is taken over.
+    """E packed episodes as bags of rows: what a maximum over space (and time) is taken over.
 
-    Each bag names rows of its own episode; an episode has one bag (all it ever showed) or one for each observation.
+    An episode has one bag (all it ever showed) or one for each observation. Rows are distinct, and episodes share them:
+    most of what they show is the same walls and furniture, which a net then looks at once for all.
     """
 
     rows: Array  # (R, F)
-    ids: Array  # (I,) int64, row within the episode's own rows
+    ids: Array  # (I,) int64, row
     sizes: Array  # (B,) int64, ids in each bag, >= 1
-    row_counts: Array  # (E,) int64 rows, ids and bags of each episode
-    id_counts: Array
+    id_counts: Array  # (E,) int64 ids and bags of each episode
     bag_counts: Array
 
     def __post_init__(self) -> None:
         for name, got, counts in (
-            ("rows", len(self.rows), self.row_counts),
             ("ids", len(self.ids), self.id_counts),
             ("bags", len(self.sizes), self.bag_counts),
             ("ids", len(self.ids), self.sizes),
@@ -79,30 +79,36 @@ class Bags:
     @staticmethod
     def of(rows: Array, ids: Array, sizes: Array) -> Bags:
         """One episode."""
-        n_rows, n_ids, n_bags = (np.array([len(a)], np.int64) for a in (rows, ids, sizes))
-        return Bags(rows, ids, sizes, n_rows, n_ids, n_bags)
+        return Bags(rows, ids, sizes, *(np.array([len(a)], np.int64) for a in (ids, sizes)))
 
     @staticmethod
     def pack(bags: Sequence[Bags]) -> Bags:
-        names = ("rows", "ids", "sizes", "row_counts", "id_counts", "bag_counts")
-        return Bags(*(np.concatenate([getattr(one, name) for one in bags]) for name in names))
+        before = np.cumsum([0, *(len(one.rows) for one in bags)])
+        rows, row_of = distinct(np.concatenate([one.rows for one in bags]))
+        ids = row_of[np.concatenate([one.ids + start for one, start in zip(bags, before, strict=False)])]
+        names = ("sizes", "id_counts", "bag_counts")
+        return Bags(rows, ids, *(np.concatenate([getattr(one, name) for one in bags]) for name in names))
 
     def __len__(self) -> int:
-        return len(self.row_counts)
+        return len(self.id_counts)
 
     def take(self, index: Array) -> Bags:
-        """The episodes at ``index`` (any order, repeats allowed)."""
-        n_rows, n_ids, n_bags = self.row_counts[index], self.id_counts[index], self.bag_counts[index]
-        rows, ids, bags = (
+        """The episodes at ``index`` (any order, repeats allowed), and of the rows only theirs."""
+        n_ids, n_bags = self.id_counts[index], self.bag_counts[index]
+        at, bags = (
             packed_ranges((np.cumsum(counts) - counts)[index], taken)
-            for counts, taken in ((self.row_counts, n_rows), (self.id_counts, n_ids), (self.bag_counts, n_bags))
+            for counts, taken in ((self.id_counts, n_ids), (self.bag_counts, n_bags))
         )
-        return Bags(self.rows[rows], self.ids[ids], self.sizes[bags], n_rows, n_ids, n_bags)
+        ids, used = self.ids[at], np.zeros(len(self.rows), bool)
+        used[ids] = True
+        return Bags(self.rows[used], (np.cumsum(used) - 1)[ids], self.sizes[bags], n_ids, n_bags)
 
-    def packed_ids(self) -> Array:
-        """(I,) int64: rows among all of ``rows``."""
-        packed: Array = self.ids + np.repeat(np.cumsum(self.row_counts) - self.row_counts, self.id_counts)
-        return packed
+
+def distinct(rows: Array) -> tuple[Array, Array]:
+    """(N, F) -> the distinct ones, in an order that content alone sets, and (N,) int64 which of them each is."""
+    whole = np.ascontiguousarray(rows).view(f"V{rows.shape[1] * rows.itemsize}")[:, 0]
+    _, index, inverse = np.unique(whole, return_index=True, return_inverse=True)
+    return rows[index], inverse.reshape(-1)
 
 
 def changed_patches(obs: Array, first: Array, *, of_first: bool = True) -> PatchRows:
@@ -142,12 +148,10 @@ def patch_bags(obs: Array, *, each_observation: bool) -> Bags:
     first = np.zeros(len(obs), bool)
     first[0] = True
     patches = changed_patches(obs, first)
-    whole = patches.rows.view(f"V{patches.rows.shape[1] * patches.rows.itemsize}")[:, 0]
-    _, index, inverse = np.unique(whole, return_index=True, return_inverse=True)
-    rows = patches.rows[index]
+    rows, row_of = distinct(patches.rows)
     if not each_observation:
         return Bags.of(rows, np.arange(len(rows)), np.array([len(rows)]))
-    ids = np.sort(inverse.reshape(-1)[patches.ids(len(obs), obs.shape[1] * obs.shape[2])], axis=1)
+    ids = np.sort(row_of[patches.ids(len(obs), obs.shape[1] * obs.shape[2])], axis=1)
     new = np.ones(ids.shape, bool)
     np.not_equal(ids[:, 1:], ids[:, :-1], out=new[:, 1:])
     return Bags.of(rows, ids[new], new.sum(axis=1))

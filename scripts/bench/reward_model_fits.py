@@ -3,7 +3,8 @@
 a fit, and the judge's mistakes undone or not.
 
     python scripts/bench/reward_model_fits.py [--seeds 8] [--stages 60 100 150 200 250] [--judges published misses-20]
-                                              [--net event-max] [--out FILE.json]
+                                              [--ways refit "refit, no cap on steps"] [--net event-max]
+                                              [--out FILE.json]
 
 Homegrid episodes between random and shortest-path play; labels from the truth with the errors of each judge
 (approved though squashed, rejected though harmless). At each stage every way of fitting has the same labels to learn
@@ -70,6 +71,7 @@ def warm(share: float) -> Way:
 
 WAYS: dict[str, tuple[Way, dict[str, Any]]] = {
     "refit": (refit, {}),
+    "refit, no cap on steps": (refit, {"updates": 0}),
     "warm, a third of the passes": (warm(WARM_EPOCHS), {}),
     "warm, all passes": (warm(1.0), {}),
     "refit, early stop on validation": (refit, {"early_stop": "validation"}),
@@ -96,16 +98,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--stages", type=int, nargs="+", default=[60, 100, 150, 200, 250])
     parser.add_argument("--judges", nargs="+", choices=sorted(JUDGES), default=["published", "misses-20"])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="refit, and against it")
     parser.add_argument("--net", choices=["event-max", "cnn-lstm"], default="event-max")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    ways = [name for name in WAYS if name == "refit" or name in options.ways]
     torch.set_num_threads(1)
     fresh, fresh_squashed = play(FRESH, FRESH_SEED)
     batch, truth = EpisodeBatch.pack(fresh), 1.0 - fresh_squashed
     found: list[Measured] = []
     for judge in options.judges:
         for seed in range(options.seeds):
-            found += measure(judge, seed, sorted(options.stages), options.net, (batch, truth))
+            found += measure(judge, seed, sorted(options.stages), ways, options.net, (batch, truth))
         for stage in sorted(options.stages):
             print(f"\n{judge}, {stage} labels asked for, {options.net}, {options.seeds} seeds")
             print("\n".join(table([one for one in found if (one.judge, one.labels) == (judge, stage)])), flush=True)
@@ -115,9 +119,9 @@ def main() -> None:
 
 
 def measure(
-    judge: str, seed: int, stages: Sequence[int], net: str, fresh: tuple[EpisodeBatch, Array]
+    judge: str, seed: int, stages: Sequence[int], ways: Sequence[str], net: str, fresh: tuple[EpisodeBatch, Array]
 ) -> list[Measured]:
-    """Every way of fitting, stage by stage, on the same labels; graded on ``fresh`` episodes and what was the case."""
+    """Ways of fitting, stage by stage, on the same labels; graded on ``fresh`` episodes and what was the case."""
     (episodes, squashed), (batch, truth) = play(stages[-1], seed), fresh
     said = verdicts(squashed, judge, seed)
     before: dict[str, RewardModel] = {}
@@ -126,7 +130,8 @@ def measure(
         labels = Labels(batch.obs.shape[1:], RewardModelConfig().holdout)
         labels.add(episodes[:stage], said[:stage].tolist())
         train = [one for one in labels.in_order() if not one.held_out]
-        for name, (way, differs) in WAYS.items():
+        for name in ways:
+            way, differs = WAYS[name]
             config = RewardModelConfig(net=net, **differs)
             started = time.process_time()
             before[name] = way(config, train, (seed, len(labels)), before.get(name))
@@ -144,7 +149,9 @@ def verdicts(squashed: Array, judge: str, seed: int) -> Array:
 
 def table(fits: Sequence[Measured]) -> list[str]:
     """A line for each way: accuracy, paired difference from refits, processor time."""
-    of = {name: np.array([one.balanced for one in fits if one.way == name]) for name in WAYS}
+    of = {
+        name: np.array([one.balanced for one in fits if one.way == name]) for name in dict.fromkeys(f.way for f in fits)
+    }
     lines = [f"{'way of fitting':32} {'balanced':>9} {'against refit':>18} {'fit, s':>7}"]
     for name, balanced in of.items():
         fit_s = np.median([one.fit_s for one in fits if one.way == name])

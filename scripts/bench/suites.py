@@ -126,7 +126,7 @@ def feedback(plan: Plan) -> Iterator[Row]:
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
     """How many questions an iteration make so many a second, by iterations measured without any: those that ask take
-    some ninth longer."""
+    longer."""
     known = plan.journal.rounds("calibration")
     if not known:
         one = started(plan, "calibration", PRESETS_NETWORK | given_policy.acting_by(policy))
@@ -143,7 +143,7 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
 
 
 PRESET = load_config("homegrid")
-ASKING_TAKES = 1.12  # times as long as an iteration without any asking, at 20 labels a second
+ASKING_TAKES = 1.15  # times as long as an iteration without any asking, at 20 labels a second
 WARM_UP = 60  # iterations: the first reward model has come into service by then, and been scored with in the runner
 AS_PRESET = f"{PRESET.feedback.labels_per_iteration} questions an iteration"  # the preset's rate
 PRESETS_NETWORK: dict[str, Any] = {

@@ -233,6 +233,7 @@ def test_options_reach_the_fit(run: Path, tmp_path: Path, capsys: pytest.Capture
     found = figures(capsys, "fit", str(run), "--out", str(out), *words, code=0)
     config = RewardModel.load(out).config
     assert (config.ensemble, config.noise, config.early_stop, config.epochs) == (2, "estimated", "validation", 90)
+    assert config.updates == 0  # 90 passes are 90
     assert set(found["flips"]) == {"bad_as_good", "good_as_bad"}
     assert found["model"]["ensemble"] == 2
 

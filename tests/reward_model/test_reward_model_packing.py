@@ -68,11 +68,15 @@ def test_bags_of_several_episodes_packed_and_taken():
     packed = packing.Bags.pack([packing.patch_bags(obs, each_observation=True) for obs in grids])
     index = np.array([2, 0, 2])
     taken = packed.take(index)
-    rows = taken.rows[taken.packed_ids()]
-    bags = [{row.tobytes() for row in bag} for bag in np.split(rows, np.cumsum(taken.sizes)[:-1])]
-    assert bags == [_patches(grids[e], s) for e in index for s in range(len(grids[e]))]
-    assert taken.sizes.tolist() == [len(bag) for bag in bags]
+    rows = taken.rows[taken.ids]
+    shown = [{row.tobytes() for row in bag} for bag in np.split(rows, np.cumsum(taken.sizes)[:-1])]
+    assert shown == [_patches(grids[e], s) for e in index for s in range(len(grids[e]))]
+    assert taken.sizes.tolist() == [len(bag) for bag in shown]
     assert taken.bag_counts.tolist() == [5, 3, 5]
+    for bags, of in ((packed, range(3)), (taken, index)):  # a row that episodes share is there once
+        kept = [row.tobytes() for row in bags.rows]
+        assert set(kept) == set().union(*(_patches(grids[e], s) for e in of for s in range(len(grids[e]))))
+        assert len(kept) == len(set(kept))
 
 
 def test_bags_check_their_counts():

@@ -12,7 +12,7 @@ from meeting_world import OBS_SHAPE, meeting_episodes, noisy_verdicts
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
-from rlaif_ray.reward_model import RewardModel, RewardModelTrainer, grading
+from rlaif_ray.reward_model import RewardModel, RewardModelTrainer, fitting, grading
 from rlaif_ray.reward_model.labelled import is_held_out, observation_key
 from rlaif_ray.types import Episode, EpisodeBatch
 
@@ -136,6 +136,22 @@ def test_refits_come_further_apart_as_labels_grow(world):
             trainer.add([episodes[len(trainer)]], [values[len(trainer)]])
         due_after[growth] = len(trainer)
     assert due_after == {0.0: 100, 0.5: 120}
+
+
+@pytest.mark.parametrize(("updates", "passes"), [(0, 60), (10, 3), (400, 60)])
+def test_a_fit_ends_with_the_pass_that_makes_its_last_gradient_step(world, updates, passes, monkeypatch):
+    episodes, bad = world
+    made, real = [], fitting._one_pass
+
+    def counted(net, data, optimiser, batches):
+        real(net, data, optimiser, batches)
+        made.append(len(batches))
+        return 1 / len(made)  # ever better: nothing else ends the fit
+
+    monkeypatch.setattr(fitting, "_one_pass", counted)
+    trainer = RewardModelTrainer(CONFIG.model_copy(update={"updates": updates}), OBS_SHAPE, 0)
+    trainer.learn(episodes[:60], noisy_verdicts(bad, 0)[:60])
+    assert made == [fitting.FEWEST_BATCHES] * passes
 
 
 def test_asking_twice_averages_and_keeps_the_side(world):
