@@ -4,8 +4,8 @@
     python scripts/bench/sweep_overhead.py [--turns 40] [--commands 5]
 
 Two figures, since they are measured differently. *An iteration*: both runs are started, and one of them always stands
-still with all its processes (SIGSTOP) while the other has a turn of 5 s: a machine that changes its pace from one minute
-to the next does so for both. Its time is that between two rows of a turn. *The rest*: whole commands of few steps, one
+still with all its processes (SIGSTOP) while the other has a turn of 5 s: a machine that changes its pace by the minute
+does so for both. Its time is that between two rows of a turn. *The rest*: whole commands of few steps, one
 after the other, without the time between their rows: what starting and ending takes. Together they are said for the
 preset's number of steps. Writes ``benchmarks/sweep-overhead.json``. Needs a quiet machine.
 """
