@@ -33,7 +33,9 @@ from rlaif_ray.config import load_config
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 KINDS = ("train", "sweep")
 TURN_S, AFTER_A_STOP_S = 5.0, 0.5  # of a turn; of which the first rows don't count
-SHORT = 32_768  # steps of a command that is to start and to end
+SHORT, ENDLESS = 32_768, 2**30  # steps of a command that is to start and to end, and of one that is measured between
+# Asking and the ramp begin at once, so that no phase of a run is one that only the other has reached.
+SOON = {"feedback": {"start_step": 0}, "mix": {"start_step": 0}, "budget": {"labels": 100_000, "usd": 1_000.0}}
 STARTED_S = 240.0
 
 
@@ -120,7 +122,7 @@ def main() -> int:
 def commands(folder: Path, n: int) -> Iterator[dict[str, float]]:
     """Whole short runs, both kinds by turns -> each pair's seconds besides the loop."""
     for i in range(n):
-        short = {"run": {"total_steps": SHORT}}
+        short = {"run": {"total_steps": SHORT}} | SOON
         yield {kind: Run(kind, folder / f"short-{kind}-{i}", short).rest() for kind in KINDS}
 
 
@@ -129,10 +131,8 @@ def turns(folder: Path, n: int) -> Iterator[dict[str, float]]:
     running: list[Run] = []
     try:
         for kind in KINDS:
-            # Asking and the ramp begin at once, so that no phase of the run is one that only the other has reached.
-            soon = {"run": {"total_steps": 2**30}, "feedback": {"start_step": 0},
-                    "mix": {"start_step": 0}, "budget": {"labels": 100_000, "usd": 1_000.0}}  # fmt: skip
-            running.append(Run(kind, folder / f"long-{kind}", soon))
+            endless = {"run": {"total_steps": ENDLESS}} | SOON
+            running.append(Run(kind, folder / f"long-{kind}", endless))
             running[-1].started()
             running[-1].turn()
         for i in range(n):
