@@ -19,6 +19,8 @@ from rlaif_ray.placement import cluster_address
 
 __all__ = ["judge_served", "judge_serving", "quiet", "ray_running"]
 
+NICENESS = "RAY_worker_niceness"  # Ray's own setting, 15 by default
+
 
 @contextlib.contextmanager
 def judge_serving(config: Config) -> Iterator[Config]:
@@ -103,7 +105,9 @@ def ray_running(config: Config) -> Iterator[None]:
             _join(address)
         else:
             for name in {member.api_key_env for member in config.judge.members}:
-                meanwhile.enter_context(_kept_back(name))
+                meanwhile.enter_context(_handed_on(name, None))  # those that ask are handed it, no other needs it
+            # Ray would have all workers give way alike, a sweep's learner among them. Ours know which of them do.
+            meanwhile.enter_context(_handed_on(NICENESS, os.environ.get(NICENESS, "0")))
             ray.init(
                 address="local",  # also beside a cluster that was started on this machine
                 num_cpus=max(os.cpu_count() or 1, config.resources.env_runners + 1),
@@ -144,14 +148,17 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _kept_back(name: str) -> Iterator[None]:
-    """Processes begun meanwhile don't inherit the key: those that ask are handed it, and no other needs it."""
-    key = os.environ.pop(name, None)
+def _handed_on(name: str, value: str | None) -> Iterator[None]:
+    """Processes begun meanwhile inherit this value of an environment variable; None: they don't inherit it at all."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
     try:
         yield
     finally:
-        if key is not None:
-            os.environ[name] = key
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ PACKAGE = Path(rlaif_ray.__file__).parent
 LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch asking"
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
-    {"types": {"types"}, "files": {"files"}},
+    {"types": {"types"}, "files": {"files"}, "priority": {"priority"}},
     {"config": {"config"}, "intervals": {"intervals"}, "packed": {"packed"}},
     {
         "envs": {"envs"},

@@ -6,7 +6,6 @@ deterministic runs. Both wrap one ``RewardModelTrainer``.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import RlaifError
+from rlaif_ray.priority import LAST, give_way
 from rlaif_ray.reward_model.trainer import Published, RewardModelTrainer
 from rlaif_ray.types import Draw, Episode, Units
 
 __all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
 
 MOST_RESTARTS = 3  # in a row: more deaths without a portion learned between have a cause that another start won't mend
-NICENESS = 10  # a fit must not slow the learner down where both share few cores
 
 
 class RewardModelHandle(Protocol):
@@ -104,7 +103,7 @@ class _Worker:
     def __init__(self, config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int, device: str) -> None:
         import torch
 
-        os.nice(NICENESS)
+        give_way(LAST)
         usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
         self._trainer = RewardModelTrainer(config, obs_shape, seed, usable)
 

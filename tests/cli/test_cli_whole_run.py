@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlaif_ray.cli import main
+from rlaif_ray.priority import BEHIND, LAST
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 SMALL = {
@@ -50,6 +53,20 @@ def finish(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
 
+GIVING_WAY = {"EnvRunner": BEHIND, "Questioner": BEHIND, "rlaif_ray.feedback.builtin": BEHIND, "ray::_Worker": LAST}
+
+
+def niceness(pid: int, wanted: dict[str, int]) -> dict[str, int]:
+    """Of those that sample, ask, answer and fit for a run, as soon as all have started and it is what is wanted."""
+    run, found = psutil.Process(pid), dict.fromkeys(wanted, -1)
+    deadline = time.monotonic() + 60
+    while found != wanted and time.monotonic() < deadline:
+        for one in run.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                found |= {name: int(one.nice()) for name in wanted if name in " ".join(one.cmdline())}
+    return found
+
+
 def summary_of(run: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return read
@@ -70,6 +87,9 @@ def test_a_run_is_stopped_gone_on_with_and_looked_at(
     try:
         assert began.stdout is not None
         assert "steps" in began.stdout.readline()
+        learner = psutil.Process(began.pid).nice()
+        wanted = {name: max(learner, own) for name, own in GIVING_WAY.items()}
+        assert niceness(began.pid, wanted) == wanted
         os.kill(began.pid, signal.SIGINT)
         stopped_at = time.monotonic()
         out, err = began.communicate(timeout=120)
