@@ -1,7 +1,4 @@
-"""Who goes first where a run's processes share few cores: whoever learns, since all others wait for that in the end.
-
-The others still get a fair part: two learners that keep both cores busy must not keep a judge from being asked.
-"""
+"""Who goes first where a run's processes share few cores: whoever learns, since all others wait for that in the end."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from pathlib import Path
 
 __all__ = ["BEHIND", "LAST", "behind", "give_way"]
 
-# Niceness of those that sample, ask and answer, and of those that fit a reward model. Each step is a quarter more time
-# on a core that both want: a third, and a tenth, of the learner's.
-BEHIND, LAST = 5, 10
+# Niceness of those that sample, ask and answer, and of those that fit a reward model: on a core that the learner wants
+# they get a thirtieth and a seventieth of it.
+BEHIND, LAST = 15, 19
 THREADS = Path("/proc/self/task")  # Linux keeps niceness by thread; Ray runs an asynchronous actor on one of its own
 
 
