@@ -64,6 +64,7 @@ def niceness(pid: int, wanted: dict[str, int]) -> dict[str, int]:
         for one in run.children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it ended meanwhile
                 found |= {name: int(one.nice()) for name in wanted if name in " ".join(one.cmdline())}
+        time.sleep(0.1)
     return found
 
 

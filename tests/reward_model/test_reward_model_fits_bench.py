@@ -19,7 +19,8 @@ def test_every_way_is_measured_at_every_stage(monkeypatch):
     fast = {"epochs": 1}
     monkeypatch.setattr(fits, "WAYS", {name: (way, {**differs, **fast}) for name, (way, differs) in fits.WAYS.items()})
     episodes, squashed = play(30, seed=1)
-    found = fits.measure("published", 0, [30, 40], "event-max", (EpisodeBatch.pack(episodes), 1.0 - squashed))
+    ways = list(fits.WAYS)
+    found = fits.measure("published", 0, [30, 40], ways, "event-max", (EpisodeBatch.pack(episodes), 1.0 - squashed))
     assert [(one.way, one.labels) for one in found] == [(name, stage) for stage in (30, 40) for name in fits.WAYS]
     assert all(0.0 <= one.balanced <= 1.0 and one.fit_s > 0.0 for one in found)
     first = {one.way: one.balanced for one in found[: len(fits.WAYS)]}

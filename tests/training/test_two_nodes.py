@@ -3,7 +3,8 @@
 import pytest
 from two_nodes import TwoNodes
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]  # on a busy machine two nodes take minutes to start
+# On a busy machine two nodes take minutes to start; all marked long, they stay together in one process of pytest-xdist.
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,6 @@ def run(cluster, tmp_path_factory):
     return cluster.probe("train", str(tmp_path_factory.mktemp("runs")))
 
 
-@pytest.mark.long
 def test_a_run_on_two_nodes_ends_as_on_one_machine(run):
     assert run["exit_code"] == 0
     assert run["summary"]["status"] == "done"
@@ -67,7 +67,8 @@ def test_what_others_hold_is_waited_for_and_everything_is_given_back(run):
     assert run["waited"]["stopped"]
     assert run["waited"]["said"][0].startswith("Waiting for room: 2 CPUs and a GPU; the cluster has 4 CPUs (2 nodes")
     assert run["waited"]["state"] == "CREATED"
-    assert run["waited"]["places"] == [{"CPU": 1}, {"CPU": 1}, {"GPU": 1}]
+    given = [(place.get("CPU"), place.get("GPU")) for place in run["waited"]["places"]]
+    assert given == [(1, None), (1, None), (None, 1)]
 
 
 def test_a_cluster_that_wants_its_token_says_how_to_give_it(cluster):
