@@ -125,8 +125,8 @@ def feedback(plan: Plan) -> Iterator[Row]:
 
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
-    """How many questions an iteration make so many a second, by iterations measured without any: those that ask take
-    longer."""
+    """How many questions an iteration make so many labels a second, by iterations measured without any: those that ask
+    take longer."""
     known = plan.journal.rounds("calibration")
     if not known:
         one = started(plan, "calibration", PRESETS_NETWORK | given_policy.acting_by(policy))
@@ -136,7 +136,8 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
             one.close()
         seconds = sorted(row["seconds"] for row in rows)[len(rows) // 2]
         plan.journal.add(
-            "calibration", {"seconds": seconds, "questions": max(1, round(labels_per_s * ASKING_TAKES * seconds))}
+            "calibration",
+            {"seconds": seconds, "questions": max(1, round(labels_per_s / BECOME_LABELS * ASKING_TAKES * seconds))},
         )
         known = plan.journal.rounds("calibration")
     return int(known[0]["questions"])
@@ -144,6 +145,7 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
 
 PRESET = load_config("homegrid")
 ASKING_TAKES = 1.15  # times as long as an iteration without any asking, at 20 labels a second
+BECOME_LABELS = 0.86  # of questions: the others are abstained from, or known already
 WARM_UP = 60  # iterations: the first reward model has come into service by then, and been scored with in the runner
 AS_PRESET = f"{PRESET.feedback.labels_per_iteration} questions an iteration"  # the preset's rate
 PRESETS_NETWORK: dict[str, Any] = {
