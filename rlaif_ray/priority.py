@@ -6,11 +6,12 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["BEHIND", "LAST", "behind", "give_way"]
+__all__ = ["ASKING", "LAST", "SAMPLING", "behind", "give_way"]
 
-# Niceness of those that sample, ask and answer, and of those that fit a reward model: on a core that the learner wants
-# they get a thirtieth and a seventieth of it.
-BEHIND, LAST = 15, 19
+# Niceness of those that ask and answer, that sample, and that fit a reward model: on a core that the learner wants they
+# get a fourth, a thirtieth and a seventieth of it. Whoever asks must keep up with what the config asks for: a verdict
+# that comes late is of a policy that is gone.
+ASKING, SAMPLING, LAST = 5, 15, 19
 THREADS = Path("/proc/self/task")  # Linux keeps niceness by thread; Ray runs an asynchronous actor on one of its own
 
 

@@ -44,7 +44,7 @@ from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import spec_for
 from rlaif_ray.policy import ModuleActor
-from rlaif_ray.priority import BEHIND, give_way
+from rlaif_ray.priority import SAMPLING, give_way
 from rlaif_ray.types import EpisodeBatch, Rollout, Scores
 
 __all__ = ["ColumnarEnvRunner", "runners_in"]
@@ -66,7 +66,7 @@ class ColumnarEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         # Runners share the machine's cores: one thread each, or the driver's own setting where it acts itself.
         if self.worker_index:
             torch.set_num_threads(1)
-            give_way(BEHIND)
+            give_way(SAMPLING)
         self.spaces = kwargs.get("spaces", {})
         self._recreated = bool(kwargs.get("recreated_worker", False)) or _restarted()
         self._weights_seq_no = 0

@@ -35,7 +35,7 @@ from rlaif_ray.feedback.limits import Heard, Pace, Wait
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import Record
 from rlaif_ray.feedback.store import ClaimState, LabelStore
-from rlaif_ray.priority import BEHIND, give_way
+from rlaif_ray.priority import ASKING, give_way
 from rlaif_ray.types import Abstention, Draw, Episode, EpisodeRenderer, Label, Verdict
 
 __all__ = ["Answered", "Questioner", "RemoteStore", "StoreHandle", "Why", "questioner_actor", "store_actor"]
@@ -207,7 +207,7 @@ class Questioner:
     """Draws episodes, asks about them and has the answers stored; many at once on one event loop."""
 
     def __init__(self, config: Config, renderer: EpisodeRenderer, store: StoreHandle, run_id: str) -> None:
-        give_way(BEHIND)
+        give_way(ASKING)
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._store: AsyncStore = LocalStore(LabelStore(store.path)) if store.here else RemoteStore(store)
         # Drawing takes some milliseconds: on a thread, answers that arrive meanwhile are taken at once.

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from rlaif_ray.errors import ConfigError
-from rlaif_ray.priority import BEHIND, behind
+from rlaif_ray.priority import ASKING, behind
 
 __all__ = ["ServerProcess"]
 
@@ -55,7 +55,7 @@ class ServerProcess:
                 env=environment,
                 start_new_session=True,
             )
-            behind(self._process.pid, BEHIND)
+            behind(self._process.pid, ASKING)
             line = self._first_line(start_s)
             if not line.startswith("http://"):
                 self.stop()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from rlaif_ray.cli import main
-from rlaif_ray.priority import BEHIND, LAST
+from rlaif_ray.priority import ASKING, LAST, SAMPLING
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 SMALL = {
@@ -53,7 +53,12 @@ def finish(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
 
-GIVING_WAY = {"EnvRunner": BEHIND, "Questioner": BEHIND, "rlaif_ray.feedback.builtin": BEHIND, "ray::_Worker": LAST}
+GIVING_WAY = {
+    "EnvRunner": SAMPLING,
+    "Questioner": ASKING,
+    "rlaif_ray.feedback.builtin": ASKING,
+    "ray::_Worker": LAST,
+}
 
 
 def niceness(pid: int, wanted: dict[str, int]) -> dict[str, int]:
