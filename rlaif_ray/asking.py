@@ -115,6 +115,7 @@ class Asking:
         spread = {} if candidates.spread is None else dict(
             zip((one.episode_id for one in picked), candidates.spread[drawn.index].tolist(), strict=True)
         )  # fmt: skip
+        before = self.pool.turned_away
         accepted = self.pool.submit(
             units,
             inclusion_probability=chances,
@@ -124,6 +125,8 @@ class Asking:
             draws=draws,
         )
         now.tally.asked += len(accepted)
+        now.tally.turned_away += self.pool.turned_away - before
+        now.lateness.turned_away += self.pool.turned_away - before
         self.awaited.update({i: (about[i], now.iteration) for i in accepted})
         of_each = dict(zip(about, zip(chances, draws, strict=True), strict=True))
         self.inclusion.update({i: _by_draw(*of_each[i]) for i in accepted})

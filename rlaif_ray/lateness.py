@@ -67,6 +67,7 @@ class Lateness:
     direct: Counter[int] = field(default_factory=Counter)  # iterations from an episode's end to learning -> episodes
     missed: int = 0  # episodes kept back in vain: their deadline came first
     dropped_steps: int = 0
+    turned_away: int = 0  # questions not put because too many waited for an answer
 
     def learned(self, origin: Array, waited: int = 0) -> None:
         """Episodes of these provenances were learned from, so many iterations after they ended."""
@@ -90,4 +91,5 @@ class Lateness:
             "iterations": {str(age): count for age, count in sorted(self.direct.items())},
             "past_deadline": self.missed,
             "dropped_steps": self.dropped_steps,
+            "turned_away": self.turned_away,
         }

@@ -24,6 +24,7 @@ class Tally:
     """Counts since the last report. Figures are nan where nothing happened to make them of."""
 
     asked: int = 0
+    turned_away: int = 0  # questions not put because too many waited for an answer
     verdicts: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # of the verdicts: how many episodes each stands for
     abstained: int = 0
@@ -66,6 +67,7 @@ class Tally:
         episodes, whoever was asked about: each verdict counts for as many as it stands for, ``stands_for`` in all."""
         return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
             "asked": float(self.asked),
+            "turned_away": float(self.turned_away),
             "in_flight": float(in_flight),
             "verdicts": float(len(self.verdicts)),
             "approval_rate": self._approval(),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,13 +28,13 @@ from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
 from rlaif_ray.feedback.budget import Account, Caps, share_at
-from rlaif_ray.feedback.database import owner_alive
 from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
 from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
+from rlaif_ray.feedback.staff import Questioner, Staff
 from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Judged, Label, Units, episode_key, episodes_of
 
 __all__ = ["FeedbackPool", "PoolStats"]
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 BACKLOG = 8
 # Answers under way at the end are waited for this long: whoever pressed Ctrl-C is waiting too.
 GRACE_S = 2.5
-_DEATH_S = 5.0
 _MOMENT_S = 0.05
 _RECENT = 200
 # A question whose process died this often is let go: it may be what kills it.
@@ -53,15 +53,8 @@ _MOST_DEATHS = 3
 
 
 @dataclass
-class _Worker:
-    actor: Any
-    identity: Any  # reference to its owner id
-    in_flight: int = 0
-
-
-@dataclass
 class _Question:
-    worker: _Worker
+    worker: Questioner
     units: tuple[Episode, ...]
     why: Why
     deaths: int = 0  # processes that died with it in flight
@@ -103,7 +96,7 @@ class FeedbackPool:
             known = store.labels(run_id)
         self._seen = known[-1].label_id if known else 0  # labels up to here were delivered to an earlier driver
         self._delivered: set[int] = set()
-        self._workers = [self._hire() for _ in range(config.feedback.pool_actors)]
+        self._staff = Staff(self._hire, config.feedback.pool_actors, self._store)
         self._pending: dict[Any, _Question] = {}
         self._arrived: list[Label] = []
         self._latencies: deque[float] = deque(maxlen=_RECENT)
@@ -114,6 +107,7 @@ class FeedbackPool:
         self._notices: list[str] = []
         self._manners: tuple[str, ...] = ()  # how each judge is talked to, as far as it has answered
         self._failed = self._asked_again = 0
+        self.turned_away = 0  # questions not taken on because as many as may wait were waiting
         self._looked: Callable[[], Any] | None = None  # where asking stood: an answer that may be under way
         self._labels_left = self._room_for_labels(*self._standing())
 
@@ -141,6 +135,7 @@ class FeedbackPool:
         pairs = [episodes_of(unit) for unit in units]
         paid = self.room
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
+        self._turn_away(min(len(pairs), self._payable) - self._backlog)
         by_now = self._config.feedback.progress(step, self._config.run.total_steps)
         share = share_at(self._config.budget.schedule, by_now)
         why = Why(step, 1.0, share=share, reward_model_version=reward_model_version)
@@ -148,20 +143,39 @@ class FeedbackPool:
             chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
             now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
             now = replace(now, draw=draws[i]) if draws else now
-            self._put(_Question(min(self._workers, key=lambda w: w.in_flight), pairs[i], now))
+            self._put(_Question(self._staff.idlest(), pairs[i], now))
         return [pairs[i][0].episode_id for i in chosen]
 
     @property
     def room(self) -> int:
         """Questions that would be taken on now and may be paid for."""
         self._collect(0.0)
-        left = self._backlog if self._labels_left is None else self._labels_left // self._parts - len(self._pending)
-        return max(0, min(left, self._backlog))
+        return max(0, min(self._payable, self._backlog))
+
+    @property
+    def _payable(self) -> int:
+        """Questions that the label budget has room for."""
+        if self._labels_left is None:
+            return sys.maxsize
+        return self._labels_left // self._parts - len(self._pending)
 
     @property
     def _backlog(self) -> int:
         most = BACKLOG * self._config.feedback.concurrency
         return 0 if self._stopped else max(0, most - len(self._pending))
+
+    def _turn_away(self, count: int) -> None:
+        """So many that could be paid for are not asked about, since too many wait for their answer already."""
+        if self._stopped or count <= 0:
+            return
+        self.turned_away += count
+        at_once = self._config.feedback.concurrency
+        self._say_once(
+            "behind",
+            f"The judge doesn't keep up: {len(self._pending):,} questions wait, at most {at_once:,} of them are out at "
+            "once. Chosen episodes beyond are not asked about, and verdicts come late. Ask less (feedback.fraction, "
+            "feedback.labels_per_iteration), raise feedback.concurrency, or have training wait (feedback.late: wait).",
+        )
 
     def _known(self, units: Sequence[tuple[Episode, ...]], first: int) -> list[int]:
         """Which of them, from so many on, the store may answer for nothing."""
@@ -174,8 +188,7 @@ class FeedbackPool:
     def hush(self) -> None:
         """Begin no further question, also of those taken on; what is under way goes on."""
         self._stopped = True
-        for worker in self._workers:
-            worker.actor.hush.remote()
+        self._staff.hush()
 
     def notices(self) -> list[str]:
         """What a user should know, each thing once: how a judge is talked to that doesn't take all, and that the
@@ -246,14 +259,14 @@ class FeedbackPool:
         self.hush()
         while self._pending and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
-        for worker in self._workers:
+        for worker in self._staff.members:
             try:
-                self._dismiss(worker, max(1.0, grace_s))
+                self._staff.dismiss(worker, max(1.0, grace_s))
             except StoreError as error:  # the next to open the store writes off what a dead process left
                 logger.warning("at the end of asking: %s", error)
-        if self._workers:
+        if self._staff.members:
             self._leave_whole()
-        self._workers, self._pending = [], {}
+        self._staff.members, self._pending = [], {}
 
     def _leave_whole(self) -> None:
         try:
@@ -335,27 +348,25 @@ class FeedbackPool:
         if self._failed == 1:
             logger.warning("a question could not be put (others go on; told once): %s", detail)
 
-    def _hire(self) -> _Worker:
+    def _hire(self) -> Questioner:
         backlog = BACKLOG * self._config.feedback.concurrency + 1
         actor = questioner_actor(self._config, self._renderer, self._store, self._run_id, backlog)
-        return _Worker(actor, actor.prepare.remote(self._keys))
+        return Questioner(actor, actor.prepare.remote(self._keys))
 
-    def _replace(self, dead: _Worker) -> None:
+    def _replace(self, dead: Questioner) -> None:
         """A questioner died. What it had in flight is written off, what it had stored is delivered all the same, and
         the rest is asked again, where the budget has room."""
-        if dead not in self._workers:
+        if dead not in self._staff.members:
             return
         lost = {ref: question for ref, question in self._pending.items() if question.worker is dead}
         for ref in lost:
             del self._pending[ref]
-        trouble = self._dismiss(dead)
-        if trouble is not None:  # another one would fare no better
+        try:
+            fresh = self._staff.replace(dead)
+        except JudgeError as trouble:
             self._failed += len(lost)
             self._stop, self._stopped = trouble, True
-            self._workers.remove(dead)
             return
-        fresh = self._hire()
-        self._workers[self._workers.index(dead)] = fresh
         answered = set()
         for label in self._store.call("labels", self._run_id, self._seen):
             self._deliver(label)
@@ -371,23 +382,6 @@ class FeedbackPool:
             self._put(replace(question, worker=fresh, deaths=question.deaths + 1))
         self._asked_again += again
         logger.warning("a feedback process died with %d questions in flight; %d are put again", len(lost), again)
-
-    def _dismiss(self, worker: _Worker, patience_s: float = _DEATH_S) -> JudgeError | None:
-        """End a questioner and write off what it had in flight; why, where it never got as far as asking."""
-        try:
-            owner = ray.get(worker.identity, timeout=patience_s)
-        except RayError as error:
-            ray.kill(worker.actor)
-            if isinstance(error, RayActorError) and not error.actor_init_failed:
-                self._store.call("recover")  # killed before it said who it was: the store looks for the dead itself
-                return None
-            return JudgeError(f"a feedback process could not start: {last_line(error)}")
-        ray.kill(worker.actor)
-        deadline = time.monotonic() + _DEATH_S
-        while owner_alive(owner) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self._store.call("write_off_owner", owner)
-        return None
 
     def _standing(self) -> tuple[LabelStats, Account, Account]:
         looked, self._looked = self._looked, None

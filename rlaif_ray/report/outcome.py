@@ -131,6 +131,8 @@ def _why_nothing(record: RunRecord) -> str:
         return f"the judge could not be asked ({judge['error']})"
     if not record.summary.get("labels"):
         return "no question was answered"
+    if record.config and record.config.mix.source == "direct":
+        return _why_late(record)
     if isinstance(model, Mapping) and model.get("reason"):
         return f"the reward model never passed its gate ({model['reason']})"
     if isinstance(model, Mapping) and model.get("heldout_n") == 0 and record.config:
@@ -141,6 +143,16 @@ def _why_nothing(record: RunRecord) -> str:
     return "the reward model never passed its gate"
 
 
+def _why_late(record: RunRecord) -> str:
+    """Of a run that only verdicts themselves could have paid."""
+    late = record.summary.get("lateness")
+    verdicts = count(number(late, "verdicts")) if isinstance(late, Mapping) else "all"
+    feedback = record.config.feedback if record.config else None
+    kept = f"; an episode's end is kept back for {feedback.defer_iterations} iterations" if feedback else ""
+    kept = kept if feedback and feedback.late == "defer" else "; feedback.late: defer or wait keeps episodes for them"
+    return f"its {verdicts} verdicts came after their episodes had been learned from{kept}"
+
+
 def statements(record: RunRecord) -> list[str]:
     """What a reader must know before quoting a figure of this run."""
     said = []
@@ -149,6 +161,7 @@ def statements(record: RunRecord) -> list[str]:
         judge = _judge_of_config(record)
     said += _about_judge(record, judge)
     said += _about_sources(record)
+    said += _about_keeping_up(record)
     said += approval_statement(record)
     said += _about_watch(record)
     said += _about_drift(record)
@@ -222,6 +235,17 @@ def _about_sources(record: RunRecord) -> list[str]:
     return [
         f"Of all episodes learned from, {decimal(direct, 2)} % were paid by a verdict itself and "
         f"{decimal(distilled)} % by the reward model."
+    ]
+
+
+def _about_keeping_up(record: RunRecord) -> list[str]:
+    late = record.summary.get("lateness")
+    turned_away = number(late, "turned_away") if isinstance(late, Mapping) else 0.0
+    if not turned_away > 0:
+        return []
+    return [
+        f"The judge did not keep up: {count(turned_away)} questions were not put, since too many waited for their "
+        "answer already. Who was asked about is still a random choice; verdicts came late."
     ]
 
 

@@ -156,6 +156,7 @@ def statements(record: SweepRecord) -> list[str]:
     unlearned = [trial.name for trial in record.trials if trial.state == "no_feedback_learned"]
     if unlearned:
         said.append(f"No feedback was learned from in: {', '.join(unlearned)}.")
+    said += _about_keeping_up(record)
     if any(trial.state == "stopped" for trial in record.trials):
         said.append("Trials ended early have no final evaluation and stand in no figure but their learning curves.")
     said += _about_judge(record)
@@ -163,6 +164,19 @@ def statements(record: SweepRecord) -> list[str]:
         "Outcomes are ground truth, for this report only: no search, early stop or choice of a best config saw them."
     )
     return said
+
+
+def _about_keeping_up(record: SweepRecord) -> list[str]:
+    """Arms whose fraction is not what it says."""
+    behind = sorted(
+        {trial.arm for trial in record.trials if number(trial.summary.get("lateness") or {}, "turned_away") > 0}
+    )
+    if not behind:
+        return []
+    return [
+        f"The judge did not keep up in {', '.join(behind)}: some questions were not put, and verdicts came late "
+        "(trials.csv: turned_away, staleness_iterations)."
+    ]
 
 
 def _cap_reached(record: SweepRecord) -> bool:

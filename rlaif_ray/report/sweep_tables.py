@@ -44,6 +44,7 @@ def _trial_row(record: SweepRecord, trial: Trial) -> dict[str, Any]:
         "staleness_iterations": trial.mean_of("mix/staleness"),
         "deferred_iterations": trial.mean_of("mix/deferred_iterations"),
         "dropped_steps": _total(trial, "mix/dropped_steps"),
+        "turned_away": _total(trial, "feedback/turned_away"),
         "rm_heldout_accuracy": number(summary.get("reward_model") or {}, "heldout_accuracy"),
         "metric": trial.last_of(record.place.study.metric),
     }
@@ -66,6 +67,7 @@ def arm_rows(record: SweepRecord) -> list[dict[str, Any]]:
         row["direct_of_paid_pct"] = arm.mean([_direct_of_paid(trial) for trial in arm.ended])
         row["staleness_iterations"] = arm.mean([trial.mean_of("mix/staleness") for trial in arm.ended])
         row["dropped_steps"] = arm.mean([_total(trial, "mix/dropped_steps") for trial in arm.ended])
+        row["turned_away"] = arm.mean([_total(trial, "feedback/turned_away") for trial in arm.ended])
         row["metric"] = arm.mean([trial.last_of(record.place.study.metric) for trial in arm.ended])
         rows.append(row | {f"set/{key}": _plain(value) for key, value in arm.point.items()})
     return rows

@@ -25,7 +25,7 @@ from feedback_fakes import (
 from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsKey, MissingKeyError, ReplayMissError, StoreError
 from rlaif_ray.feedback.actors import store_actor
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
-from rlaif_ray.feedback.pool import FeedbackPool
+from rlaif_ray.feedback.pool import BACKLOG, FeedbackPool
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Draw, EpisodeRenderer, Label, Verdict
 
@@ -97,6 +97,25 @@ def test_submitting_and_polling_never_wait_for_the_judge(pools: list[FeedbackPoo
         assert pool.wait(0.1) == []
         assert len(pool.wait(60.0)) == 12
         assert server.most_in_flight <= 8
+
+
+def test_a_judge_that_does_not_keep_up_is_said_once(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    with FakeServer(lambda *_: slowly(0.5)) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, feedback__concurrency=1, budget__labels=12)
+        most = pool.room
+        assert most == BACKLOG
+        assert len(pool.submit([tiny_episode(n) for n in range(most)], inclusion_probability=1.0, step=0)) == most
+        assert (pool.turned_away, pool.notices()) == (0, [])
+        assert pool.submit([tiny_episode(n) for n in range(20, 30)], inclusion_probability=1.0, step=0) == []
+        assert pool.turned_away == 12 - most  # the budget would have turned the others away
+        pool.submit([tiny_episode(40)], inclusion_probability=1.0, step=0)
+        (said,) = pool.notices()
+        assert said.startswith(f"The judge doesn't keep up: {most} questions wait, at most 1 of them are out at once.")
+        assert "feedback.concurrency" in said
+        assert len(pool.wait(30.0)) == most
+        before = pool.turned_away
+        assert len(pool.submit([tiny_episode(n) for n in range(50, 60)], inclusion_probability=1.0, step=0)) == 4
+        assert pool.turned_away == before  # that was the budget
 
 
 def test_the_label_budget_ends_asking_and_is_shared_with_the_next_run(
@@ -277,7 +296,7 @@ def test_a_questioners_process_is_small(pools: list[FeedbackPool], tmp_path: Pat
 
             return {"torch", "ray.rllib", "matplotlib", "pandas"} & set(sys.modules)
 
-        assert ray.get(pool._workers[0].actor.__ray_call__.remote(loaded)) == set()
+        assert ray.get(pool._staff.members[0].actor.__ray_call__.remote(loaded)) == set()
 
 
 def test_runs_that_share_a_file_share_its_actor(pools: list[FeedbackPool], tmp_path: Path) -> None:

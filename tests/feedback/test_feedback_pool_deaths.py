@@ -41,7 +41,7 @@ def test_a_killed_questioner_is_replaced_and_written_off(pools: list[FeedbackPoo
         deadline = time.monotonic() + 30.0
         while server.asked < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
-        victim = int(ray.get(pool._workers[0].identity).split(":")[1])
+        victim = int(ray.get(pool._staff.members[0].identity).split(":")[1])
         os.kill(victim, signal.SIGKILL)
         assert sorted(label.episode_id for label in pool.wait(60.0)) == [2, 3, 4]  # written off, and asked again
         assert pool.in_flight == 0

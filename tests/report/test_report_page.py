@@ -145,6 +145,26 @@ def test_no_feedback_learned_is_said_in_large_letters(tmp_path: Path) -> None:
     assert 'class="shout"' in render_report(record)
 
 
+@pytest.mark.parametrize(
+    ("late", "why"),
+    [
+        ("defer", "an episode's end is kept back for 16 iterations"),
+        ("rm", "feedback.late: defer or wait keeps episodes for them"),
+    ],
+)
+def test_verdicts_that_came_too_late_for_a_direct_run_are_why_it_learned_nothing(
+    tmp_path: Path, late: str, why: str
+) -> None:
+    lateness = {"verdicts": 1985, "turned_away": 6200}
+    run = write_run(tmp_path / "d", summary={**SUMMARY, "status": "no_feedback_learned", "lateness": lateness})
+    direct = {"mix.source": "direct", "mix.credit": "terminal", "mix.unjudged": "task", "feedback.late": late}
+    (run / "config.yaml").write_text(dump_config(load_config("homegrid", direct)))
+    record = RunRecord.read(run)
+    said = f"its 1,985 verdicts came after their episodes had been learned from; {why}"
+    assert headline(record) == f"NO FEEDBACK WAS LEARNED FROM: {said}"
+    assert "The judge did not keep up: 6,200 questions were not put" in " ".join(statements(record))
+
+
 def test_statements_say_who_judged_and_that_prices_are_as_if(record: RunRecord) -> None:
     said = " ".join(statements(record))
     assert "built-in judge (profile gpt-4o-mini-2024)" in said

@@ -53,6 +53,7 @@ def write_trial(place: Place, cell: Cell, *, smoke: bool = False, status: str = 
             "audit": {"approval": approval, "verdicts": 0.0 if math.isnan(approval) else 50.0,
                       "score": 0.9 + (0.0 if math.isnan(approval) else approval)},
             "mix": {"staleness": 2.0, "dropped_steps": 3.0, "deferred_iterations": 1.0},
+            "feedback": {"turned_away": 5.0 if cell.arm == "hybrid-weight1" else 0.0},
             "config": {"large": ["x"] * 100},
         }
         for i in range(10)
@@ -64,6 +65,7 @@ def write_trial(place: Place, cell: Cell, *, smoke: bool = False, status: str = 
         "status": status, "steps": 10_000, "wall_s": 400.0, "labels": labels // 2, "replayed": labels - labels // 2,
         "spend_usd": labels // 2 * price, "stand_alone": {"usd": labels * price, "labels": labels}, "smoke": smoke,
         "provenance": {"direct": 0.01, "distilled": 0.79, "abstained": 0.0, "task": 0.2, "dropped": 0.0},
+        "lateness": {"turned_away": 50 if cell.arm == "hybrid-weight1" else 0},
         "evaluation": {"heldout": outcome, "train": outcome} if status == "done" else {},
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -93,6 +95,7 @@ def test_each_run_is_charged_for_all_it_used_and_cash_stands_beside(place: Place
     assert arms.loc["hybrid-weight1", "direct_of_paid_pct"] == pytest.approx(1.25)
     assert arms.loc["hybrid-weight1", "staleness_iterations"] == 2.0
     assert arms.loc["hybrid-weight1", "dropped_steps"] == 30.0
+    assert arms["turned_away"].dropna().to_dict() == {"task": 0.0, "hybrid-weight0.5": 0.0, "hybrid-weight1": 50.0}
     trials = pd.read_csv(place.folder / "trials.csv").set_index("trial")
     assert len(trials) == 20
     assert trials.loc["direct-s0", "state"] == "not_run"
@@ -109,6 +112,7 @@ def test_the_page_says_what_it_costs_and_what_was_not_run(place: Place) -> None:
     said = " ".join(statements(record))
     assert "Not run: direct-s0, direct-s1, direct-s2, direct-s3, hybrid-weight0.5-s4, direct-s4." in said
     assert "built-in judge" in said
+    assert "The judge did not keep up in hybrid-weight1: some" in said
     assert "cap of the whole sweep" not in said
     (place.folder / "summary.json").write_text(json.dumps({"labels": 6000, "spend_usd": 29.99, "cap_usd": 30.0}))
     assert "The cap of the whole sweep was reached" in " ".join(statements(SweepRecord.read(place.folder)))

@@ -70,6 +70,7 @@ class Pool:
     answer: object = lambda episode: verdict(episode.episode_id, 1.0)
     delay: int = 0
     room: int = 10**9
+    turned_away: int = 0
     exhausted: bool = False
     fail: Exception | None = None
     asked: list = field(default_factory=list)
@@ -92,6 +93,7 @@ class Pool:
         self.versions.append(reward_model_version)
         taken = list(episodes)[: self.room]
         self.room -= len(taken)
+        self.turned_away += len(episodes) - len(taken)
         self.asked += taken
         self.steps.append((step, inclusion_probability[0]))
         self.due += [(self.polls + self.delay, e) for e in taken]

@@ -107,7 +107,7 @@ def test_figures_of_lateness_on_numbers_worked_by_hand():
     assert found == {
         "verdicts": 24, "learned_directly": 20, "staleness_mean": pytest.approx((10 + 14 + 9) / 20),
         "staleness_median": 1, "staleness_p95": 2, "staleness_max": 9, "past_deadline": 2,
-        "iterations": {"0": 2, "1": 10, "2": 7, "9": 1}, "dropped_steps": 7,
+        "iterations": {"0": 2, "1": 10, "2": 7, "9": 1}, "dropped_steps": 7, "turned_away": 0,
     }  # fmt: skip
 
 

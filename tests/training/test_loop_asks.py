@@ -134,9 +134,12 @@ def test_questions_that_nobody_takes_are_not_awaited():
     pool = Pool(lambda e: None, room=3)
     loop = loop_of(pool, Trainer())
     sample = runner((2,) * 4)
-    turn(loop, [sample(4)], 0)
+    _, figures = turn(loop, [sample(4)], 0)
     assert len(pool.asked) == 3
+    turned_away = pool.turned_away
+    assert figures["feedback"]["turned_away"] == turned_away > 0
     turn(loop, [sample(4)], 1)
+    assert loop.lateness.figures()["turned_away"] == pool.turned_away > turned_away
     assert loop.asking.awaited == {}  # unanswered for good: their observations must not pile up
 
 

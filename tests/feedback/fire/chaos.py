@@ -73,7 +73,7 @@ def _tell(path: Path, pool: Any) -> None:
 
     pids: dict[str, int] = {}
     with contextlib.suppress(ray.exceptions.RayError, ValueError):
-        for number, worker in enumerate(pool._workers):
+        for number, worker in enumerate(pool._staff.members):
             pids[f"questioner {number}"] = int(ray.get(worker.identity, timeout=0.2).split(":")[1])
         call = pool._store.actor.__ray_call__.remote(lambda _: os.getpid())
         pids["store"] = ray.get(call, timeout=1.0)
