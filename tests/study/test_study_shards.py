@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -98,6 +99,42 @@ def test_steps_side_by_side_wait_for_what_they_begin_with(tmp_path: Path, monkey
         assert told.index(f"{before}-s0 ends") < told.index(f"{after}-s0 begins")
 
 
+def test_what_was_finished_on_another_machine_is_run_again_where_others_begin_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, ran, said = published(tmp_path), list[str](), list[str]()
+    for name in ("task-s0", "labels-s0", "published_1-s0"):
+        study_results.store(steps[name], {"status": "done", "of": "another machine"})
+    (steps["labels-s0"].folder).mkdir(parents=True)
+    (steps["labels-s0"].folder / "labels.sqlite").touch()
+
+    def _begin(shard: Shard, step: Step, clock: Clock) -> int:
+        ran.append(step.name)
+        (step.folder / "checkpoints" / "last").mkdir(parents=True)
+        (step.folder / "summary.json").write_text('{"status": "done"}')
+        return 0
+
+    def _measure(shard: Shard, step: Step, clock: Clock) -> int:
+        study_results.store(step, {"status": "done", "of": "this machine"})
+        return 0
+
+    monkeypatch.setattr(Shard, "_begin", _begin)
+    monkeypatch.setattr(Shard, "_measure", _measure)
+    layout = steps["task-s0"].layout
+    run_shard(tuple(steps.values()), layout, 1.0, said.append, jobs=2)
+    # Its labels are at hand; without a run that lacks its result nothing would have been run again.
+    assert ran[0] == "task-s0"
+    assert sorted(ran) == ["direct-s0", "published_1-s0", "published_2-s0", "task-s0"]
+    assert ran.index("published_1-s0") < ran.index("published_2-s0")
+    assert json.loads(steps["task-s0"].result.read_text())["of"] == "this machine"
+    assert json.loads(steps["labels-s0"].result.read_text())["of"] == "another machine"
+    assert sum("isn't here any more" in line for line in said) >= 2
+    ran.clear()
+    for name in ("task-s0", "published_1-s0"):
+        shutil.rmtree(steps[name].folder)
+    assert run_shard(tuple(steps.values()), layout, 1.0, said.append)["finished"] == ran == []
+
+
 def test_one_at_a_time_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, told, running = published(tmp_path), list[str](), threading.Lock()
 
@@ -120,6 +157,7 @@ def test_an_error_is_told_once_what_runs_beside_has_saved_itself(
 ) -> None:
     steps, saved = published(tmp_path), list[str]()
     study_results.store(steps["task-s0"], {"status": "done"})
+    (steps["task-s0"].folder / "checkpoints" / "last").mkdir(parents=True)
 
     def do(shard: Shard, step: Step) -> shards.Ended:
         if step.name == "labels-s0":

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from rlaif_ray.checkpoints import LAST
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.config.sweeping import Study, read_study
 from rlaif_ray.errors import ConfigError, UnknownNameError
@@ -95,6 +96,12 @@ class Step:
     @property
     def finished(self) -> bool:
         return self.result.is_file()
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether others can begin with it: results travel with the repository, runs don't."""
+        left = {"train": self.folder / "checkpoints" / LAST, "label": self.folder / "labels.sqlite"}
+        return self.kind not in left or left[self.kind].exists()
 
     @cached_property
     def needs(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ class Shard:
 
     def do(self, step: Step) -> Ended:
         """Raises nothing for a step that fails: that is a result too."""
+        step.result.unlink(missing_ok=True)  # of a run that is gone: what others begin with is what is told
         step.folder.parent.mkdir(parents=True, exist_ok=True)
         clock = Clock.of(step, self.jobs)
         for _ in range(RESTARTS + 1):
@@ -194,12 +195,14 @@ def run_shard(
 
 def _all_done(steps: Sequence[Step], shard: Shard) -> dict[str, list[str]]:
     done: dict[str, list[str]] = {"finished": [], "failed": []}
-    waiting, running = [step for step in steps if not step.finished], dict[Future[Ended], Step]()
     by_key = {step.key: step for step in steps}
+    waiting, running = _to_do(steps, by_key, shard.say), dict[Future[Ended], Step]()
     with ThreadPoolExecutor(shard.jobs) as threads:
         try:
             while True:
-                ready = [step for step in waiting if all(_usable(by_key[key]) for key in step.needs)]
+                under_way = {step.key for step in (*waiting, *running.values())}
+                begins_with = {key: _usable(step) and key not in under_way for key, step in by_key.items()}
+                ready = [step for step in waiting if all(begins_with[key] for key in step.needs)]
                 for step in ready[: shard.jobs - len(running)] if shard.left_s >= LEAST_S else ():
                     waiting.remove(step)
                     shard.say(f"{time.strftime('%H:%M:%S')} {step.key} ...")
@@ -214,6 +217,18 @@ def _all_done(steps: Sequence[Step], shard: Shard) -> dict[str, list[str]]:
         except BaseException:
             shard.asked_to_stop = True  # what runs beside saves itself before the error is told
             raise
+
+
+def _to_do(steps: Sequence[Step], by_key: Mapping[str, Step], say: Callable[[str], None]) -> list[Step]:
+    """What is unfinished, and what that begins with and was finished elsewhere: its result came with the repository,
+    its run did not, and is made again."""
+    wanted = {step.key for step in steps if not step.finished}
+    for step in reversed(steps):  # each stands behind all that it begins with
+        for key in step.needs if step.key in wanted else ():
+            if _usable(by_key[key]) and not by_key[key].at_hand:
+                wanted.add(key)
+                say(f"{key}: its run isn't here any more, and {step.key} begins with it: it is run again")
+    return [step for step in steps if step.key in wanted]
 
 
 def _usable(step: Step) -> bool:
