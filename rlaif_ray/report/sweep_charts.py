@@ -20,7 +20,7 @@ __all__ = ["cost_quality_chart", "curves_chart", "front_of", "parallel_chart"]
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#B8A800", "#333333")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
-MARKS = ("o", "s", "^", "D")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 GRID_POINTS = 200
 MOST_CURVES = 12  # more can't be told apart
 
@@ -28,7 +28,7 @@ MOST_CURVES = 12  # more can't be told apart
 def _style(i: int) -> tuple[str, Any, str]:
     """Colour, dash and mark of the i-th arm: told apart by two of them where there are more than colours."""
     turn = i // len(COLOURS)
-    return COLOURS[i % len(COLOURS)], DASHES[turn % len(DASHES)], MARKS[turn % len(MARKS)]
+    return COLOURS[i % len(COLOURS)], DASHES[turn % len(DASHES)], MARKS[i % len(MARKS)]
 
 
 def front_of(record: SweepRecord, unit: str) -> list[Arm]:
@@ -55,6 +55,8 @@ def cost_quality_chart(record: SweepRecord, unit: str) -> str | None:
         axes.set_title(f"{name.replace('_', ' ')} (truth), %", loc="left")
         axes.set_xlabel(f"stand-alone cost of a run, {_unit(record, unit)}")
         _scale(axes, record, unit)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -2.0), min(high, 100.0 + 0.05 * (100.0 - low)))  # there is no 104 % of episodes
     front = front_of(record, unit)
     points = [(float(np.nanmean(a.costs(unit))), interquartile_mean(a.outcomes(record.value))) for a in front]
     many[0].plot(*zip(*points, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
@@ -73,7 +75,11 @@ def _arm_points(axes: Axes, arm: Arm, costs: Array, outcomes: Array, style: tupl
     if math.isfinite(middle.low):
         error = [[max(0.0, middle.value - middle.low)], [max(0.0, middle.high - middle.value)]]
     cost = float(np.nanmean(costs))
-    axes.errorbar([cost], [middle.value], yerr=error, fmt=mark, color=colour, capsize=3, markersize=7, label=arm.name)
+    # Hollow: good arms lie one upon the other, at the top.
+    axes.errorbar(
+        [cost], [middle.value], yerr=error, fmt=mark, color=colour, capsize=3, markersize=8, markerfacecolor="none",
+        markeredgewidth=1.6, label=arm.name, clip_on=False,
+    )  # fmt: skip
 
 
 def _scale(axes: Axes, record: SweepRecord, unit: str) -> None:

@@ -51,8 +51,15 @@ def _page(record: SweepRecord, best_file: Path | None) -> str:
     pages.filters["count"] = lambda value: "-" if value is None else count(float(value))
     best = best_arm(record)
     front = {arm.name for unit in _units(record) for arm in sweep_charts.front_of(record, unit)}
-    rows = [{**row, "on_front": row["arm"] in front, "best": best is not None and row["arm"] == best.name}
-            for row in arm_rows(record)]  # fmt: skip
+    rows = [
+        {
+            **row,
+            "on_front": row["arm"] in front,
+            "best": best is not None and row["arm"] == best.name,
+            "asks": row["stand_alone_labels"] > 0,
+        }
+        for row in arm_rows(record)
+    ]
     baseline, gains = _gains(record)
     return pages.get_template("sweep.html.j2").render(
         record=record,
@@ -226,7 +233,8 @@ def prices(record: SweepRecord, unit: str) -> list[str]:
     said = []
     for before, after in itertools.pairwise(front):
         step = marginal(*_paired(record, before, after, unit))
-        between = f"{decimal(step.gain.low)} to {decimal(step.gain.high)}, {step.gain.n} pairs"
+        interval = f"{decimal(step.gain.low)} to {decimal(step.gain.high)}, {step.gain.n} pairs"
+        between = interval if step.gain.n > 1 else "one pair"
         gain = f"{decimal(step.gain.value)} points ({between})"
         if not math.isfinite(step.price):
             said.append(f"From {before.name} to {after.name}: no gain in {value} is shown; difference {gain}.")
