@@ -74,6 +74,7 @@ class Asking:
         self.abstained: set[int] = set()
         self._position = 0  # in the store, of the last label heard of
         self._plan = WaitPlan()
+        self._answers = 0  # since the last iteration's end
 
     # ------------------------------------------------------------------------------------------ ask
 
@@ -83,9 +84,10 @@ class Asking:
             return
         feedback, step = self.config.feedback, now.step
         open_for_questions = step >= feedback.start_step and (not feedback.stop_step or step < feedback.stop_step)
-        limit = self._plan.limit(feedback, self.pool.in_flight)
-        if open_for_questions and self.judge_error is None and limit is not None:
-            self._submit(rollouts, now, fraction_at(step, feedback, self.config.run.total_steps), limit)
+        if open_for_questions and self.judge_error is None:
+            fraction = fraction_at(step, feedback, self.config.run.total_steps)
+            limit = self._plan.limit(feedback, self.pool.in_flight)
+            self._submit(rollouts, now, fraction, feedback.labels_per_iteration or math.inf, limit)
         self.take(self.pool.poll, now)
         if feedback.late == "wait" and (asked := len(self.awaited)):
             self.wait(feedback.wait_s, now)
@@ -99,23 +101,35 @@ class Asking:
             self._submit(rollouts, now, 1.0, wanted - self.pool.in_flight)
         self.take(self.pool.poll, now)
 
-    def _submit(self, rollouts: Sequence[Rollout], now: Now, fraction: float, limit: int) -> None:
-        """Choose among the episodes of all runners together: the limit (0: none) is the iteration's."""
-        candidates, where = self._candidates(rollouts, now.scorer)
+    def _submit(
+        self, rollouts: Sequence[Rollout], now: Now, fraction: float, wanted: float, limit: float = math.inf
+    ) -> None:
+        """Choose among the episodes of all runners together: at most ``wanted`` questions in this iteration, and at
+        most ``limit``, whose answers can come in time."""
+        candidates, where = self._candidates(rollouts, now.scorer if limit > 0 else None)
         if self.pool is None or not len(candidates):
             return
-        most = limit * (2 if self._compares else 1) if limit else math.inf
-        drawn = self._choose(self._rng, candidates, min(fraction * len(candidates), most), self.config.feedback)
+        before, of_each = self.pool.turned_away, 2 if self._compares else 1
+        expected = min(fraction * len(candidates), of_each * wanted)
+        too_many = min(expected / of_each, self.pool.room) - limit
+        if self.config.feedback.late == "defer" and too_many >= 1:
+            self.pool.turn_away(int(too_many))
+        expected = min(expected, of_each * limit)
+        self._put(self._choose(self._rng, candidates, expected, self.config.feedback), candidates, rollouts, where, now)
+        now.tally.turned_away += self.pool.turned_away - before
+        now.lateness.turned_away += self.pool.turned_away - before
+
+    def _put(self, drawn: Drawn, candidates: Candidates, rollouts: Sequence[Rollout], where: Array, now: Now) -> None:
+        """Put what was drawn to the pool."""
         picked = [rollouts[r].episodes[e].copy() for r, e in where[drawn.index].tolist()]
         units: list[Units] = paired(picked, drawn.audit, self._rng) if self._compares else list(picked)
-        if not units:
+        if self.pool is None or not units:
             return
         about = {episodes_of(one)[0].episode_id: one for one in units}
         chances, draws = self._chances(units, {one.episode_id: i for i, one in enumerate(picked)}, drawn)
         spread = {} if candidates.spread is None else dict(
             zip((one.episode_id for one in picked), candidates.spread[drawn.index].tolist(), strict=True)
         )  # fmt: skip
-        before = self.pool.turned_away
         accepted = self.pool.submit(
             units,
             inclusion_probability=chances,
@@ -125,11 +139,9 @@ class Asking:
             draws=draws,
         )
         now.tally.asked += len(accepted)
-        now.tally.turned_away += self.pool.turned_away - before
-        now.lateness.turned_away += self.pool.turned_away - before
         self.awaited.update({i: (about[i], now.iteration) for i in accepted})
-        of_each = dict(zip(about, zip(chances, draws, strict=True), strict=True))
-        self.inclusion.update({i: _by_draw(*of_each[i]) for i in accepted})
+        asked_with = dict(zip(about, zip(chances, draws, strict=True), strict=True))
+        self.inclusion.update({i: _by_draw(*asked_with[i]) for i in accepted})
 
     def _candidates(self, rollouts: Sequence[Rollout], scorer: Scorer | None) -> tuple[Candidates, Array]:
         """Episodes that nobody was asked about yet, and (E, 2) whose rollout's they are and which of them."""
@@ -187,6 +199,7 @@ class Asking:
         except JudgeError as error:
             self.judge_error = error
             labels = []
+        self._answers += len(labels)
         units, values, draws = [], [], []
         for label in labels:
             self._position = max(self._position, label.label_id)
@@ -233,6 +246,7 @@ class Asking:
         self.verdicts.clear()
         self.abstained.clear()
         self.inclusion = {i: p for i, p in self.inclusion.items() if i in self.awaited or i in held}
+        self._plan, self._answers = self._plan.heard(self._answers), 0
 
     def measured(self, latency_s: float) -> None:
         """The judge's mean latency: how many can be waited for follows from it."""

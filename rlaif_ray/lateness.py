@@ -22,18 +22,23 @@ _SLOWEST = 2.5
 _GROWTH = 1.25
 # Of as many as came before a deadline, so many are asked next: some came just in time.
 _MARGIN = 0.8
+# An iteration's weight in how many answers one brings: some ten of them are looked back on.
+_NEWEST = 0.1
 
 
 @dataclass(frozen=True)
 class WaitPlan:
     """How many questions can be asked together so that all are answered before a deadline.
 
-    Questions of mean latency m, c of them in flight, the last of which may be slow: n of them take at most about
-    m (n / c + 1.5). What the latency doesn't tell (rate limits, drawing, a busy machine) shows when a wait runs out.
+    Where answers are waited for: questions of mean latency m, c of them in flight, the last of which may be slow: n of
+    them take at most about m (n / c + 1.5). What the latency doesn't tell (rate limits, drawing, a busy machine) shows
+    when a wait runs out. Where episodes are kept back for them: as many as the iterations of that time have answered,
+    since the next one waits behind all others; and those that the judge answers at once, which wait behind none.
     """
 
     latency_s: float = 0.0  # measured, mean; 0: not yet
     most: float = math.inf  # what the last wait that ran out has shown to be possible
+    rate: float = 0.0  # answers an iteration
 
     def questions(self, concurrency: int, wait_s: float) -> int:
         """So many. One wave where no latency has been measured; at least one, which measures it again."""
@@ -43,12 +48,19 @@ class WaitPlan:
             planned = concurrency * (wait_s / self.latency_s - (_SLOWEST - 1.0))
         return max(1, math.floor(min(planned, self.most)))
 
-    def limit(self, feedback: FeedbackConfig, in_flight: int) -> int | None:
-        """Questions of this iteration; 0: any number, None: none. Where answers aren't waited for, as configured."""
-        if feedback.late != "wait":
-            return feedback.labels_per_iteration
-        room = self.questions(feedback.concurrency, feedback.wait_s) - in_flight
-        return min(room, feedback.labels_per_iteration or room) if room > 0 else None
+    def limit(self, feedback: FeedbackConfig, in_flight: int) -> float:
+        """Most questions of this iteration whose answers can come in time; inf where no time is set."""
+        if feedback.late == "rm":
+            return math.inf
+        if feedback.late == "defer":
+            together = max(feedback.concurrency, math.floor(_MARGIN * self.rate * feedback.defer_iterations))
+        else:
+            together = self.questions(feedback.concurrency, feedback.wait_s)
+        return max(0, together - in_flight)
+
+    def heard(self, answers: int) -> WaitPlan:
+        """The plan after another iteration, which brought so many."""
+        return replace(self, rate=self.rate + _NEWEST * (answers - self.rate))
 
     def measured(self, latency_s: float) -> WaitPlan:
         """The plan with another mean latency."""

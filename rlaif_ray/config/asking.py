@@ -45,7 +45,8 @@ class FeedbackConfig(Section):
     """A verdict that hasn't come: `rm`: score it now; `defer`: keep the episode's last part back; `wait` for it, and
     keep back what hasn't come even then."""
     defer_iterations: PositiveInt = 16
-    """How long a part is kept back, iterations; then the reward model's score."""
+    """How long a part is kept back, iterations; then the reward model's score. No more questions wait for the judge
+    than it answers in that time."""
     wait_s: PositiveFloat = 30.0
     """Deadline of `late: wait`, seconds an iteration; as many are asked about as can be answered by then."""
     pool_actors: PositiveInt = 1

@@ -135,7 +135,7 @@ class FeedbackPool:
         pairs = [episodes_of(unit) for unit in units]
         paid = self.room
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
-        self._turn_away(min(len(pairs), self._payable) - self._backlog)
+        self.turn_away(min(len(pairs), self._payable) - self._backlog)
         by_now = self._config.feedback.progress(step, self._config.run.total_steps)
         share = share_at(self._config.budget.schedule, by_now)
         why = Why(step, 1.0, share=share, reward_model_version=reward_model_version)
@@ -164,8 +164,9 @@ class FeedbackPool:
         most = BACKLOG * self._config.feedback.concurrency
         return 0 if self._stopped else max(0, most - len(self._pending))
 
-    def _turn_away(self, count: int) -> None:
-        """So many that could be paid for are not asked about, since too many wait for their answer already."""
+    def turn_away(self, count: int) -> None:
+        """So many that could be paid for are not asked about, since too many wait for their answer already: count them,
+        and tell once."""
         if self._stopped or count <= 0:
             return
         self.turned_away += count

@@ -56,16 +56,42 @@ def test_a_wait_that_ran_out_plans_less_and_those_that_did_not_plan_more_again()
     assert WaitPlan(1.0).after(answered=0, left=9).questions(10, 11.5) == 1
 
 
-def test_only_waiting_is_planned_and_what_is_in_flight_counts():
+def test_what_is_in_flight_counts_and_the_reward_model_waits_for_nothing():
     waits = FeedbackConfig(late="wait", wait_s=30.0, concurrency=10)
     plan = WaitPlan(3.0)
     assert plan.limit(waits, 0) == 85
     assert plan.limit(waits, 75) == 10
-    assert plan.limit(waits, 85) is None
-    assert plan.limit(waits.model_copy(update={"labels_per_iteration": 7}), 0) == 7
-    for late in ("rm", "defer"):
-        assert plan.limit(FeedbackConfig(late=late), 10**6) == 0
-        assert plan.limit(FeedbackConfig(late=late, labels_per_iteration=3), 10**6) == 3
+    assert plan.limit(waits, 86) == plan.limit(waits, 85) == 0
+    assert plan.limit(FeedbackConfig(late="rm"), 10**6) == np.inf
+
+
+def test_as_many_are_kept_back_for_as_are_answered_in_that_time():
+    keeps = FeedbackConfig(late="defer", defer_iterations=16, concurrency=10)
+    plan = WaitPlan()
+    assert plan.limit(keeps, 4) == 6  # what is answered at once waits behind none
+    for _ in range(200):
+        plan = plan.heard(5)
+    assert plan.limit(keeps, 0) == 63  # 0.8 * 5 * 16, less rounding
+    assert plan.limit(keeps, 60) == 3
+    for _ in range(200):
+        plan = plan.heard(0)
+    assert plan.limit(keeps, 0) == 10  # whoever is asked again measures it again
+
+
+def test_a_judge_that_is_too_slow_for_all_is_asked_about_those_it_answers_in_time():
+    pool, in_an_iteration = Pool(lambda e: verdict(e.episode_id, 1.0), delay=10**6), 4
+    loop = loop_of(pool, Trainer([published(1)]),
+                   **{"feedback.late": "defer", "feedback.concurrency": 8, "feedback.defer_iterations": 6,
+                      "feedback.fraction": 1.0})  # fmt: skip
+    sample = runner((1,) * 20)
+    for step in range(60):
+        deferring_turn(loop, sample(1), step)
+        pool.due = [(pool.polls + i // in_an_iteration, episode) for i, (_, episode) in enumerate(pool.due)]
+    ages = list(loop.lateness.direct.elements())
+    assert 3 * 50 < len(ages) <= loop.lateness.verdicts <= 4 * 60
+    assert max(ages) <= 6
+    assert loop.lateness.missed == 0
+    assert loop.lateness.turned_away == pool.turned_away > 60 * 14
 
 
 def test_the_loop_asks_one_wave_first_and_then_what_the_measured_latency_allows():
