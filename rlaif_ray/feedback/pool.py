@@ -148,8 +148,7 @@ class FeedbackPool:
 
     @property
     def room(self) -> int:
-        """Questions that would be taken on now and may be paid for."""
-        self._collect(0.0)
+        """Questions that would be taken on now and may be paid for, by what has been polled: nothing is looked at."""
         return max(0, min(self._payable, self._backlog))
 
     @property

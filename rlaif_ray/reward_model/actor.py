@@ -6,6 +6,7 @@ deterministic runs. Both wrap one ``RewardModelTrainer``.
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,12 +115,14 @@ class _Worker:
     def skip(self, version: int) -> None:
         self._trainer.skip(version)
 
-    def learn(self, portions: Sequence[_Portion]) -> tuple[list[Published], dict[str, Any]]:
-        """Some portions of labels, one fit -> outcomes, and the state after it, so that the driver always holds the
-        newest."""
+    def learn(self, packed: bytes) -> tuple[list[Published], dict[str, Any] | None]:
+        """Some portions of labels (pickled), one fit where it is due -> its outcomes, and the state after it, so that
+        the driver always holds the newest; None: it is as it was."""
+        portions: list[_Portion] = pickle.loads(packed)
         for one in portions:
             self._trainer.add(one.units, one.values, draws=one.draws, source=one.source)
-        return self._trainer.fit_if_due(), self._trainer.state()
+        outcomes = self._trainer.fit_if_due()
+        return outcomes, self._trainer.state() if outcomes else None
 
 
 class RewardModelClient:
@@ -195,12 +198,13 @@ class RewardModelClient:
             self._take(self._in_flight)
         if self._in_flight is None and self._busy():
             unsent, self._sent = self._portions[self._sent :], len(self._portions)
-            self._in_flight = self._actor.learn.remote(unsent)
+            # Pickled here: Ray would pickle array by array, and the training step waits for that.
+            self._in_flight = self._actor.learn.remote(pickle.dumps(unsent, protocol=pickle.HIGHEST_PROTOCOL))
 
     def _take(self, reference: Any) -> None:
         self._in_flight = None
         try:
-            outcomes, self._state = ray.get(reference)
+            outcomes, state = ray.get(reference)
         except RayTaskError as error:
             raise RlaifError(f"the reward model's fit failed: {error.cause!r}") from error
         except RayError as error:  # died, unreachable or killed for memory
@@ -211,6 +215,7 @@ class RewardModelClient:
         else:
             self._restarts = 0  # what died before had nothing to do with these labels
             self._outcomes += outcomes
+            self._state = state or self._state
 
     def _replace_actor(self) -> None:
         if self._actor is not None:
