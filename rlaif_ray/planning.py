@@ -30,6 +30,7 @@ __all__ = ["PlanningTrunk", "Ways", "best_ways", "ways", "where_on"]
 
 MAPS = 4  # value maps: what is sought and what is avoided may be weighed differently in each
 SPAN, EASY = 4.0, 4.0  # at first what arriving is worth differs by much more than a step costs: ways are long
+SOUGHT, PASSED, CHANCE = 1.5, 0.7, 0.3  # what is told of a cell at first: see ``_seek``
 LEAST_LOSS = 0.01  # of a step: ways don't run in circles
 FAR = 12.0  # differences beyond this tell no more
 FEW_CHANNELS = 6
@@ -130,6 +131,7 @@ class PlanningTrunk(nn.Module):
         for layer in (self.cell[0], self.cell[2]):
             assert isinstance(layer, nn.Linear)
             orthogonal(layer, 1.4)
+        self._seek()
         self.layers = dense([MAPS * 6 + 5 * self.shown, *spec.hidden])
         self.wide = self.width + 2
         y, x = torch.arange(self.height * self.width) // self.width, torch.arange(self.height * self.width) % self.width
@@ -141,6 +143,23 @@ class PlanningTrunk(nn.Module):
         self.framed: Tensor
         self.around: Tensor
         self.mark: Tensor
+
+    @torch.no_grad()
+    def _seek(self) -> None:
+        """Each map seeks, at first, cells that show one of the channels (or some, of many), and passes all alike.
+
+        A value has a gradient only in what lies on its way. Where chance has it in every map that arriving at the goal
+        is worth less than staying where one is, no way leads there, and nothing is ever learned of it.
+        """
+        into, out = self.cell[0], self.cell[2]
+        assert isinstance(into, nn.Linear)
+        assert isinstance(out, nn.Linear)
+        out.weight.mul_(CHANCE)
+        into.weight[: self.shown + 1] = torch.eye(self.shown + 1)
+        for channel in range(self.shown):
+            out.weight[channel % MAPS, channel] -= 2 * SOUGHT
+        out.bias[:MAPS] = SOUGHT
+        out.bias[MAPS:] = PASSED
 
     def forward(self, obs: Tensor) -> Tensor:
         agent, which, maps = self._distinct(obs)

@@ -174,6 +174,21 @@ def test_a_way_is_found_round_what_costs_much():
     assert max(own, east, west) < 0.0
 
 
+@pytest.mark.parametrize("floor", [True, False])
+@pytest.mark.parametrize("goal", [1, 2])
+def test_before_it_has_learned_anything_a_way_leads_to_whatever_is_shown(goal, floor):
+    """Of what no way leads to nothing is learned: that mustn't be a matter of the seed."""
+    obs = torch.zeros(1, 12, 14, 4, dtype=torch.uint8)
+    obs[..., 3] = floor
+    obs[0, 5, 3, 0] = obs[0, 5, 11, goal] = 1  # eight cells to the east
+    for seed in range(100):
+        torch.manual_seed(seed)
+        trunk = ActorCritic(spec()).trunk
+        trunk.layers = torch.nn.Identity()
+        beside = trunk(obs)[0, : 5 * planning.MAPS].detach().view(planning.MAPS, 5)
+        assert float((beside[:, 3] - beside[:, 4]).amax()) > 0.1, seed
+
+
 @pytest.mark.parametrize(
     ("shape", "why"),
     [
