@@ -13,7 +13,7 @@ from typing import Any
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 
-__all__ = ["check_checkpoint", "checkpoint_config", "drop_after", "newest_up_to", "prune", "write_checkpoint"]
+__all__ = ["check_checkpoint", "checkpoint_config", "drop_after", "newest_up_to", "prune", "seal", "write_checkpoint"]
 
 MANIFEST = "manifest.json"
 KIND = "rlaif_ray checkpoint"
@@ -34,9 +34,7 @@ def write_checkpoint(
     writing.mkdir()
     save(str(writing))
     (writing / "config.yaml").write_text(dump_config(config))
-    files = {str(p.relative_to(writing)): _fingerprint(p) for p in sorted(writing.rglob("*")) if p.is_file()}
-    manifest = {"kind": KIND, "facts": facts, "files": files}
-    (writing / MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))
+    seal(writing, facts)
     if final.exists():  # moved aside, not removed first: `last` may point at it
         final.rename(old)
     writing.rename(final)
@@ -46,6 +44,13 @@ def write_checkpoint(
     link.symlink_to(name, target_is_directory=True)
     os.replace(link, folder / LAST)
     return final
+
+
+def seal(checkpoint: Path, facts: dict[str, Any]) -> None:
+    """Write down what is in the folder, and ``facts`` about it: ``check_checkpoint`` knows it again."""
+    files = {str(p.relative_to(checkpoint)): _fingerprint(p) for p in sorted(checkpoint.rglob("*")) if p.is_file()}
+    manifest = {"kind": KIND, "facts": facts, "files": files}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))
 
 
 def check_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:

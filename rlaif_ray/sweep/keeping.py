@@ -2,6 +2,8 @@
 
 While a sweep runs, whole files are copied aside now and then, each put in place by renaming; on resuming, a torn newest
 state is replaced by the copy. Results, labels and checkpoints are not in it: at worst the copy is some seconds old.
+
+Being old, either may name a checkpoint that has since made room for newer ones: the newest whole one takes its place.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+from rlaif_ray.checkpoints import check_checkpoint
+from rlaif_ray.errors import CheckpointError
 from rlaif_ray.files import written_whole
 
-__all__ = ["EVERY_S", "StateKeeper", "mend"]
+__all__ = ["EVERY_S", "StateKeeper", "mend", "mend_checkpoint"]
 
 EVERY_S = 10.0
 _COPY = "kept"
@@ -54,6 +59,29 @@ def mend(folder: Path) -> bool:
         newest.unlink()
     _copy_all(folder / _COPY, folder)
     return True
+
+
+def mend_checkpoint(named: Path) -> bool:
+    """Where the checkpoint that Tune's state names is gone or torn, the trial's newest whole one gets its name.
+
+    Whether it did. Where none is whole all stays as it is.
+    """
+    if _facts(named) is not None:
+        return False
+    whole = [(facts["steps"], path) for path in named.parent.glob("checkpoint_*") if (facts := _facts(path))]
+    if not whole:
+        return False
+    shutil.rmtree(named, ignore_errors=True)
+    max(whole)[1].rename(named)
+    return True
+
+
+def _facts(checkpoint: Path) -> dict[str, Any] | None:
+    """None unless it is whole."""
+    try:
+        return check_checkpoint(checkpoint)[1]
+    except CheckpointError:
+        return None
 
 
 def _newest(folder: Path) -> Path | None:

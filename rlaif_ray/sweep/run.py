@@ -18,7 +18,7 @@ from rlaif_ray.files import write_whole
 from rlaif_ray.machine import PeakMemory
 from rlaif_ray.placement import Cluster
 from rlaif_ray.surroundings import judge_serving, quiet, ray_running
-from rlaif_ray.sweep.keeping import mend
+from rlaif_ray.sweep.keeping import mend, mend_checkpoint
 from rlaif_ray.sweep.place import TUNE, Place, is_sweep
 from rlaif_ray.sweep.searching import check_extras, loggers_of, param_space, scheduler_of, searcher_of
 from rlaif_ray.sweep.watching import Seen, Watch, looking_on
@@ -248,7 +248,11 @@ def _restored(place: Place, trainable: Any) -> Any:
     path = place.folder / TUNE
     if not tune.Tuner.can_restore(str(path)) or not mend(path):
         return None
-    return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, resume_errored=True)
+    tuner = tune.Tuner.restore(str(path), trainable, resume_unfinished=True, resume_errored=True)
+    for trial in tuner.get_results():
+        if trial.checkpoint is not None:
+            mend_checkpoint(Path(trial.checkpoint.path))
+    return tuner
 
 
 def _outcome(place: Place, failures: Sequence[str], *, stopped: bool, peak_gb: float) -> SweepOutcome:

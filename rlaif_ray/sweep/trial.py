@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.tune.result import DONE, SHOULD_CHECKPOINT, TRIAL_INFO
 
-from rlaif_ray.checkpoints import write_checkpoint
+from rlaif_ray.checkpoints import seal, write_checkpoint
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.config.running import FINISHED
 from rlaif_ray.course import DRAIN_S, Course
@@ -250,9 +250,11 @@ class SweepTrial(FeedbackPPO):
             "audit": self.audit.state(),
             "inherited": self.inherited,
             "run_id": self.run_id,
+            "iteration": self._iteration,
             "last_label": self.labels.last() if self.rlaif.asks else 0,
         }
         (Path(checkpoint_dir) / COURSE).write_text(json.dumps(plain(facts)))
+        seal(Path(checkpoint_dir), {"steps": self.steps})  # Tune copies it file by file: a kill tears the copy
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         kept = json.loads((Path(checkpoint_dir) / COURSE).read_text())
@@ -261,6 +263,7 @@ class SweepTrial(FeedbackPPO):
             self.inherited[kept["run_id"]] = int(kept["last_label"])
         self.fresh = False
         super().load_checkpoint(checkpoint_dir)
+        self._iteration = kept["iteration"]  # Tune's own may be of an older one: see ``mend_checkpoint``
         self.audit.restore(kept["audit"])
         self.course.go_on_from(kept["facts"])
 

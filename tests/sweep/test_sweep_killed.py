@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import psutil
 import pytest
 import yaml
 
+from rlaif_ray.checkpoints import check_checkpoint
 from rlaif_ray.cli import main
+from rlaif_ray.errors import CheckpointError
 
 COMMAND = [sys.executable, "-c", "import sys; from rlaif_ray.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[2]
@@ -33,6 +36,7 @@ STUDY = {
     "smoke": {"seeds": [3]},
 }
 WAIT_S = 240.0
+NAMED = b"checkpoint_0000".hex()  # as it stands in Tune's state: pickled, in hexadecimal digits
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(left, timeout=10)
+    # As if Tune's state were older than what it names: two newer checkpoints were written, and that one removed.
+    whole = [path for path in folder.glob("tune/*cell=1*/checkpoint_*") if is_whole(path)]
+    newest = max(whole)
+    newest.rename(newest.with_name("checkpoint_000099"))
+    for older in folder.glob("tune/*cell=1*/checkpoint_0000[0-8]*"):
+        shutil.rmtree(older)
     return folder, {
         "short": (folder / "trials" / "short-s3" / "summary.json").read_bytes(),
         "answers": answers(folder),
@@ -73,10 +83,19 @@ def half_way(folder: Path) -> bool:
     return (
         short.is_file()
         and '"evaluation": {\n' in short.read_text()
-        and bool(list(folder.glob("tune/*cell=1*/checkpoint_*/course.json")))
+        and any(is_whole(path) for path in folder.glob("tune/*cell=1*/checkpoint_*"))
+        and any(NAMED in path.read_text() for path in folder.glob("tune/experiment_state-*.json"))
         and bool(answers(folder))
         and not (folder / "trials" / "long-s3" / "summary.json").exists()
     )
+
+
+def is_whole(checkpoint: Path) -> bool:
+    try:
+        check_checkpoint(checkpoint)
+    except CheckpointError:
+        return False
+    return True
 
 
 def rows(trial: Path) -> list[dict[str, Any]]:
@@ -114,6 +133,7 @@ def test_a_sweep_killed_at_any_moment_goes_on(
     resumed = rows(folder / "trials" / "long-s3")[len(before["long"]) :]
     assert resumed[0]["steps"] > 1_024
     assert resumed[0]["iterations_since_restore"] == 1
+    assert resumed[0]["training_iteration"] == resumed[0]["steps"] // 1_024
     assert resumed[-1]["steps"] == 61_440
 
     # Nothing received was paid again, and the cap of the whole held.

@@ -13,14 +13,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rlaif_ray.checkpoints import write_checkpoint
+from rlaif_ray.checkpoints import seal, write_checkpoint
 from rlaif_ray.cli import main
 from rlaif_ray.config import load_config
 from rlaif_ray.config.sweeping import study_from
 from rlaif_ray.errors import CheckpointError
 from rlaif_ray.experiment import train
 from rlaif_ray.report.sweep_live import SweepView
-from rlaif_ray.sweep.keeping import EVERY_S, StateKeeper, mend
+from rlaif_ray.sweep.keeping import EVERY_S, StateKeeper, mend, mend_checkpoint
 from rlaif_ray.sweep.place import Place
 from rlaif_ray.sweep.searching import param_space, scheduler_of, searcher_of
 from rlaif_ray.sweep.trial import AUDIT_ITERATIONS, AUDIT_VERDICTS, Audit, cell_of
@@ -197,6 +197,33 @@ def test_a_torn_state_is_replaced_by_the_newest_whole_one(tmp_path: Path) -> Non
     state.write_text('{"trials": 3}')
     assert mend(tmp_path)
     assert state.read_text() == '{"trials": 3}'  # a whole one is left alone
+
+
+def test_a_checkpoint_that_is_gone_or_torn_is_replaced_by_the_newest_whole_one(tmp_path: Path) -> None:
+    """Tune's state is at times older than the checkpoints, and it copies them in place."""
+
+    def written(number: int, steps: int) -> Path:
+        folder = tmp_path / f"checkpoint_{number:06}"
+        folder.mkdir()
+        (folder / "weights").write_text(f"after {steps}")
+        seal(folder, {"steps": steps})
+        return folder
+
+    named = tmp_path / "checkpoint_000003"
+    assert not mend_checkpoint(named)  # nothing there to replace it
+    kept, newest, torn = written(4, 400), written(5, 500), written(6, 600)
+    (torn / "weights").write_text("after 6")
+    assert mend_checkpoint(named)
+    assert (named / "weights").read_text() == "after 500"
+    assert not newest.exists()
+    assert not mend_checkpoint(named)  # a whole one is left alone
+    (named / "weights").unlink()
+    assert mend_checkpoint(named)
+    assert (named / "weights").read_text() == "after 400"
+    assert not kept.exists()
+    (named / "weights").unlink()
+    assert not mend_checkpoint(named)
+    assert named.exists()
 
 
 # ------------------------------------------------------------------------------------------- the command's words
