@@ -240,7 +240,9 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         """RLlib's own learner on ready columns.
 
         Learners in parallel must do the same number of updates: rows that don't share out evenly are carried over to
-        the next iteration, and the number is given. RLlib does not shuffle the first epoch: the batch is permuted here.
+        the next iteration, and the number is given. It is the nearest whole one: parts of episodes that wait for a
+        verdict make batches a little longer and shorter, and RLlib's rounding up would have each pay for the longer.
+        RLlib does not shuffle the first epoch: the batch is permuted here.
         """
         if self._carry:
             columns = {name: np.concatenate([self._carry[name], column]) for name, column in columns.items()}
@@ -252,7 +254,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         if not use:
             return
         batch = SampleBatch({name: column[order[:use]] for name, column in columns.items()})
-        minibatches = -(-use // learners) * self.config.num_epochs // self.config.minibatch_size
+        minibatches = round(use / learners * self.config.num_epochs / self.config.minibatch_size)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(
                 batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=use),
@@ -260,7 +262,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
                 num_epochs=self.config.num_epochs,
                 minibatch_size=self.config.minibatch_size,
                 shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
-                num_total_minibatches=max(1, minibatches) if learners > 1 else 0,
+                num_total_minibatches=max(1, minibatches),
             )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._updated = set(results[0].keys()) - {ALL_MODULES}

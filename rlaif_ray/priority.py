@@ -9,9 +9,9 @@ from pathlib import Path
 __all__ = ["ASKING", "LAST", "SAMPLING", "behind", "give_way"]
 
 # Niceness of those that ask and answer, that sample, and that fit a reward model: on a core that the learner wants they
-# get a fourth, a thirtieth and a seventieth of it. Whoever asks must keep up with what the config asks for: a verdict
-# that comes late is of a policy that is gone.
-ASKING, SAMPLING, LAST = 5, 15, 19
+# get a fourth, a fourth and a seventieth of it. Whoever asks must keep up with what the config asks for: a verdict that
+# comes late is of a policy that is gone. Whoever samples ahead is waited for when a fit takes its core meanwhile.
+ASKING, SAMPLING, LAST = 5, 5, 19
 THREADS = Path("/proc/self/task")  # Linux keeps niceness by thread; Ray runs an asynchronous actor on one of its own
 
 

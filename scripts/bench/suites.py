@@ -30,7 +30,9 @@ from this_machine import CORES
 from rlaif_ray.config import load_config
 
 Suite = Callable[[Plan], Iterator[Row]]
-ASKING_S = 5.0  # of a turn: shorter than the machine takes to change its pace, longer than an iteration
+ASKING_S = 2.5  # of a turn: shorter than the machine takes to change its pace, longer than an iteration
+STARTS = 4  # the same program has been 2 % faster or slower for as long as it ran: each is started so often
+ASKING_PAIRS = 9  # of each start
 AHEAD = {"resources": {"overlap": True}}
 JUDGE_S = "the judge's processor time taken off"
 
@@ -113,11 +115,14 @@ def feedback(plan: Plan) -> Iterator[Row]:
             continue
         # One at a time: who waited for minutes while all the others had their turns would begin with cold memory.
         both = {"off": contestants["off"], name: what}
-        for found in duel(both, plan, part=name, rounds=plan.times(36), warm_up=plan.size(WARM_UP, 1)):
-            so_far = measured | {"off": measured["off"] + found["off"], name: found[name]}
-            out = costs(so_far) | {"reward_model_given": given_rm.facts(given)}
-            yield out
-        measured = so_far
+        for start in range(plan.size(STARTS, 1)):
+            part, rounds = f"{name}, start {start + 1}", plan.times(ASKING_PAIRS)
+            before = {one: measured.get(one, []) for one in both}
+            for found in duel(both, plan, part=part, rounds=rounds, warm_up=plan.size(WARM_UP, 1)):
+                tagged = {one: [row | {"start": f"start {start + 1}"} for row in rows] for one, rows in found.items()}
+                measured |= {one: before[one] + rows for one, rows in tagged.items()}
+                out = costs(measured) | {"reward_model_given": given_rm.facts(given)}
+                yield out
     if CORES > 1 and hasattr(os, "sched_setaffinity"):
         kinds = list(neighbours.KINDS)[: plan.size(len(neighbours.KINDS), 1)]
         beside = neighbours.measured(plan.times(40), plan.size(neighbours.PASSES, 1), kinds)
@@ -212,8 +217,24 @@ def costs(found: Mapping[str, Sequence[Row]]) -> Row:
                     "(learning rate 1e-12): their episodes are of the same kind. The driver learns. Between turns a "
                     "contender stands still with all its processes; answers due meanwhile come when it goes on.",
         },
+        by_start({name: blocks for name, blocks in found.items() if name != "off"}),
     ]  # fmt: skip
     return out
+
+
+def by_start(found: Mapping[str, Sequence[Row]]) -> Row:
+    """How far the ratios differ from start to start of the same program."""
+    starts = sorted({row.get("start", "") for blocks in found.values() for row in blocks})
+    each = {name: {start: [row for row in blocks if row.get("start", "") == start] for start in starts}
+            for name, blocks in found.items()}  # fmt: skip
+    return {
+        "title": "The ratios by start",
+        "head": ["", *starts],
+        "rows": [[name, *(ratio_against(one[start])["median"] if one[start] else None for start in starts)]
+                 for name, one in each.items()],
+        "note": "Median of the turns of a start over off's beside them. Both are started anew each time: the same "
+                "program is a few hundredths faster or slower for as long as it runs.",
+    }  # fmt: skip
 
 
 PROCESSES = ("driver", "runners", "questioners", "store", "server", "reward model")

@@ -153,6 +153,16 @@ def test_costs_of_feedback_tell_labels_a_second_and_processor_time_beside():
     assert driver == [pytest.approx(100.0), pytest.approx(250.0)]
 
 
+def test_ratios_are_told_by_start():
+    def one(start, seconds):
+        return row(100, seconds, start=start, against=row(200, 2.0))
+
+    table = suites.by_start({"a": [one("start 1", 1.0), one("start 1", 1.0), one("start 2", 2.0)],
+                             "b": [one("start 1", 4.0)]})  # fmt: skip
+    assert table["head"] == ["", "start 1", "start 2"]
+    assert table["rows"] == [["a", 1.0, 0.5], ["b", 0.25, None]]
+
+
 def test_who_samples_ahead_does_so_in_its_own_time():
     alone, ahead = {"kind": "ours"}, {"kind": "ours", "runners": 1}
     for plain in (alone, ahead | {"resources": {"overlap": False}}, {"kind": "rllib", "runners": 1}):

@@ -143,7 +143,8 @@ def test_feedback_is_held_against_none(ray_session, plan, monkeypatch):
     assert plan.journal.rounds("calibration")[0]["questions"] >= 1
     assert [row[0] for row in found["tables"][0]["rows"]] == [n for n in found["contenders"] if n != "off"]
     assert all(row[1] > 0 for row in found["tables"][1]["rows"])  # each has a driver that did something
-    assert [row[0] for row in found["tables"][2]["rows"]] == ["nothing", "counting in Python"]
+    assert found["tables"][2]["head"] == ["", "start 1"]
+    assert [row[0] for row in found["tables"][3]["rows"]] == ["nothing", "counting in Python"]
     assert load_policy(plan.logs / "given-policy").spec.network == load_config("homegrid").policy.network
 
 

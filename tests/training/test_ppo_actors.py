@@ -131,7 +131,7 @@ def test_learners_in_parallel_take_equal_shares_of_ragged_batches_and_carry_the_
         row = run.train()  # would not come back if the learners did different numbers of updates
     assert [len(batch) for batch, _ in run.batches] == [254, 254, 132]
     assert sum(len(batch) for batch, _ in run.batches) == sum(kept)
-    assert [kwargs["num_total_minibatches"] for _, kwargs in run.batches] == [3, 3, 2]
+    assert [kwargs["num_total_minibatches"] for _, kwargs in run.batches] == [4, 4, 2]  # of 64: 3.97, 3.97, 2.06
     assert not same(run.weights(), first)
     found = run.algorithm.learner_group.foreach_learner(
         lambda learner: {k: v.clone() for k, v in learner.module["default_policy"].unwrapped().state_dict().items()}
