@@ -6,11 +6,11 @@
     .venv/bin/python scripts/bench quality --resume      # go on where it was stopped
     .venv/bin/python scripts/bench --smoke [--json]      # under 3 minutes: the ratios beside the stored ones
 
-    learners    steps/s: ours, Stable-Baselines3, stock RLlib; same network and hyperparameters    40 minutes
+    learners    steps/s: ours, Stable-Baselines3, stock RLlib; same network and hyperparameters    50 minutes
     published   steps/s against Stable-Baselines3 with the published settings                      5 minutes
     quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          1.5 hours
     breakdown   where an iteration's time goes; the learner against the arithmetic limit           10 minutes
-    feedback    feedback off, distilled, hybrid, direct: what it costs                             25 minutes
+    feedback    feedback off, distilled, hybrid, direct: what it costs                             1 hour
     growth      environments, runners, grids, episodes, labels a second                            25 minutes
     memory      after 10 million steps over after 1 million                                        15 minutes
     overlap     sampling ahead: speed and learning curves, three seeds                             45 minutes
