@@ -117,10 +117,12 @@ def feedback(plan: Plan) -> Iterator[Row]:
         both = {"off": contestants["off"], name: what}
         for start in range(plan.size(STARTS, 1)):
             part, rounds = f"{name}, start {start + 1}", plan.times(ASKING_PAIRS)
-            before = {one: measured.get(one, []) for one in both}
+            earlier = measured
             for found in duel(both, plan, part=part, rounds=rounds, warm_up=plan.size(WARM_UP, 1)):
-                tagged = {one: [row | {"start": f"start {start + 1}"} for row in rows] for one, rows in found.items()}
-                measured |= {one: before[one] + rows for one, rows in tagged.items()}
+                measured = earlier | {
+                    one: earlier.get(one, []) + [row | {"start": f"start {start + 1}"} for row in rows]
+                    for one, rows in found.items()
+                }
                 out = costs(measured) | {"reward_model_given": given_rm.facts(given)}
                 yield out
     if CORES > 1 and hasattr(os, "sched_setaffinity"):
