@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from rlaif_ray.config.running import available_cores
+from rlaif_ray.processor import processor_says
 
 __all__ = ["PeakMemory", "memory_gb", "this_machine"]
 
@@ -27,7 +28,7 @@ def this_machine() -> dict[str, Any]:
     under `taskset -c 0,1` a figure is of a machine of two."""
     return {
         "cores": available_cores(),
-        "processor": _processor(),
+        "processor": processor_says("model name") or platform.machine(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -35,11 +36,6 @@ def this_machine() -> dict[str, Any]:
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def memory_gb(process: psutil.Process) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.products import Dense, linear
 
 __all__ = [
     "AGENT",
@@ -57,7 +58,7 @@ def dense(sizes: Sequence[int]) -> nn.Sequential:
     """Dense layers with rectifiers."""
     layers: list[nn.Module] = []
     for i, o in itertools.pairwise(sizes):
-        layers += [orthogonal(nn.Linear(i, o), math.sqrt(2.0)), nn.ReLU(inplace=True)]
+        layers += [orthogonal(Dense(i, o), math.sqrt(2.0)), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -157,7 +158,7 @@ class MlpTrunk(nn.Module):
                 shared = common.float() @ self.rows + self.bias
                 sign = 1.0 - 2.0 * common[feature].float()
                 return shared + sum_of_rows(self.rows, feature, sample, len(flat), sign)
-        return torch.addmm(self.bias, flat.float(), self.rows)
+        return linear(flat.float(), self.rows.t(), self.bias)
 
 
 class CnnTrunk(nn.Module):
@@ -203,7 +204,7 @@ class CnnTrunk(nn.Module):
     def _plain(self, obs: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, hidden[0]); grids come channels last and stay so."""
         maps = self.convolutions(obs.permute(0, 3, 1, 2).float())
-        return torch.addmm(self.bias, maps.permute(0, 2, 3, 1).flatten(1), self.rows.flatten(0, 1))
+        return linear(maps.permute(0, 2, 3, 1).flatten(1), self.rows.flatten(0, 1).t(), self.bias)
 
     def _from_patches(self, obs: Tensor) -> Tensor | None:
         """The same from distinct patches; None where they are too many for that to pay."""

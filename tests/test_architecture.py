@@ -19,8 +19,8 @@ PACKAGE = Path(rlaif_ray.__file__).parent
 LOOP = "loop tally lateness deferral partners pairing paying scoring scorebook watch asking"
 LEVELS: list[dict[str, set[str]]] = [
     {"errors": {"errors"}},
-    {"types": {"types"}, "files": {"files"}, "priority": {"priority"}},
-    {"config": {"config"}, "intervals": {"intervals"}, "packed": {"packed"}},
+    {"types": {"types"}, "files": {"files"}, "priority": {"priority"}, "processor": {"processor"}},
+    {"config": {"config"}, "intervals": {"intervals"}, "packed": {"packed"}, "products": {"products"}},
     {
         "envs": {"envs"},
         "acting": {"columns", "trunks", "planning", "networks", "policy", "rollout"},

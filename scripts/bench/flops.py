@@ -5,31 +5,38 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from common import Heads, plain_network
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.networks import TRUNKS
+from rlaif_ray.products import linear
 
 __all__ = ["operations", "product_gflops"]
+
+Product = Callable[[Tensor, Tensor], Tensor]
 
 SAMPLES = 1_024  # a minibatch: what ours computes once for a batch depends on its size
 
 
-def product_gflops(threads: int, size: int = 1_024, repeats: int = 20) -> float:
-    """Billions of floating-point operations a second of a square matrix product on so many threads, median."""
+def product_gflops(threads: int, size: int = 1_024, repeats: int = 20, by: Product = linear) -> float:
+    """Billions of floating-point operations a second of a square matrix product on so many threads, median.
+
+    ``by`` what multiplies; unless told, what our networks do.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     a, b = torch.randn(size, size), torch.randn(size, size)
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        a @ b
+        by(a, b)
         times.append(time.perf_counter() - began)
     torch.set_num_threads(before)
     return 2.0 * size**3 / statistics.median(times) / 1e9
@@ -50,7 +57,7 @@ def operations(network: str, *, ours: bool) -> float:
     digest = getattr(trunk, "digest", None)
     if ours and digest is not None:
         given, model = digest(obs), Heads(trunk.digested)
-    with FlopCounterMode(display=False, custom_mapping=_SUMS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
         logits, value = model(given)
         (logits.sum() + value.sum()).backward()
     return float(counter.get_total_flops()) / len(obs)
@@ -77,7 +84,13 @@ def _summed(rows: Any, index: Any, *_: Any, out_val: Any = None, **__: Any) -> i
     return int(math.prod(index) * rows[-1])
 
 
-_SUMS: dict[Any, Any] = {
+def _multiplied(x: Any, weight: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+    """A product with weights (O, I)."""
+    return int(2 * math.prod(x) * weight[0])
+
+
+_COUNTED: dict[Any, Any] = {
+    torch.ops.mkldnn._linear_pointwise: _multiplied,
     torch.ops.aten._embedding_bag: _summed,
     torch.ops.aten._embedding_bag_forward_only: _summed,
     torch.ops.aten._embedding_bag_backward: _summed,  # of the gradients, likewise

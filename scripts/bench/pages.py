@@ -118,10 +118,15 @@ def _of(ratio: Mapping[str, Any]) -> str:
 
 
 def _limits(limits: Mapping[str, Any]) -> list[str]:
-    return [
-        f"`{network}`: the plain network's operations alone ({one['operations_per_sample'] / 1e6:.2f} million a "
-        f"sample and pass) would allow {one['steps_per_s_at_that_rate']:,.0f} steps/s at the "
-        f"{one['gflops_of_a_product']:.0f} GFLOP/s of a large matrix product here; ours does "
-        f"{one['ours_over_it']:.2f} times that.\n"
+    rows = [
+        [network, one["operations_per_sample"] / 1e6, by["of"], by["gflops"], by["steps_per_s"], by["ours_over_it"]]
         for network, one in limits.items()
+        for by in one["products"]
     ]
+    head = ["", "million operations a sample", "product", "GFLOP/s", "steps/s it allows", "ours over it"]
+    note = (
+        "What the plain network's operations alone, forward and backward, would allow at the rate of a large product "
+        "on the same cores: as PyTorch makes it, and as ours does (by oneDNN where that is faster, "
+        "`rlaif_ray/products.py`)."
+    )
+    return [*grid(head, rows), f"{note}\n"] if rows else []

@@ -344,7 +344,7 @@ def test_the_machine_is_described_once_and_the_same_everywhere():
     root = MAIN.parents[2]
     sources = [path for folder in ("rlaif_ray", "scripts") for path in (root / folder).rglob("*.py")]
     describes = [str(path.relative_to(root)) for path in sources if "/proc/cpuinfo" in path.read_text()]
-    assert describes == ["rlaif_ray/machine.py"]
+    assert describes == ["rlaif_ray/processor.py"]
 
 
 def test_a_page_has_every_table_with_its_command(tmp_path):
