@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
+from rlaif_ray.patches import CnnTrunk
 from rlaif_ray.planning import PlanningTrunk
-from rlaif_ray.trunks import CnnTrunk, EgoAllocentricTrunk, EgocentricTrunk, MlpTrunk, orthogonal
+from rlaif_ray.trunks import EgoAllocentricTrunk, EgocentricTrunk, MlpTrunk, orthogonal
 from rlaif_ray.types import Array
 
 __all__ = ["TRUNKS", "ActorCritic", "NetworkSpec", "Policy", "load_policy", "save_policy", "spec_for"]

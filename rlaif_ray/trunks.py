@@ -25,7 +25,6 @@ __all__ = [
     "AGENT",
     "FEATURES",
     "SIGNS",
-    "CnnTrunk",
     "EgoAllocentricTrunk",
     "EgocentricTrunk",
     "MlpTrunk",
@@ -41,8 +40,6 @@ FEATURES, SIGNS, AGENT = "features", "signs", "agent"
 # Above this share of differing values a plain product costs less (measured on Homegrid's grids, one thread).
 MOST_DIFFERING = 1 / 16
 _LOOKED_AT = 64
-# Patches are told apart by the bits of their cells: one 64-bit word.
-_WORD = 64
 
 
 class Spec(Protocol):
@@ -100,20 +97,23 @@ def sum_of_rows(rows: Tensor, index: Tensor, sample: Tensor, count: int, sign: T
     return functional.embedding_bag(index, rows, starts, mode="sum", per_sample_weights=sign)
 
 
+def in_rows(sample: Tensor, values: Tensor, counts: Tensor, fill: float) -> Tensor:
+    """(M,) ascending samples, (M,) values and (B,) how many each sample has -> (B, K): its values, then ``fill``."""
+    rows = values.new_full((len(counts), max(1, int(counts.max()))), fill)
+    rank = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample]
+    rows[sample, rank] = values
+    return rows
+
+
 def differences(flat: Tensor, common: Tensor) -> dict[str, Tensor] | None:
     """(B, D) of 0/1 and (D,) -> where each sample differs: (B, K) int64 features and (B, K) float32 signs, 1 where it
     is set, -1 where it isn't, 0 beyond the sample's last. None where some sample differs in too many."""
     sample, feature = where_differing(flat, common)
     counts = torch.bincount(sample, minlength=len(flat))
-    most = max(1, int(counts.max()))
-    if most >= MOST_DIFFERING * flat.shape[1]:
+    if max(1, int(counts.max())) >= MOST_DIFFERING * flat.shape[1]:
         return None
-    rank = torch.arange(len(sample), device=flat.device) - (counts.cumsum(0) - counts)[sample]
-    features = torch.zeros(len(flat), most, dtype=torch.int64, device=flat.device)
-    signs = torch.zeros(len(flat), most, device=flat.device)
-    features[sample, rank] = feature
-    signs[sample, rank] = 1.0 - 2.0 * common[feature].float()
-    return {FEATURES: features, SIGNS: signs}
+    signs = 1.0 - 2.0 * common[feature].float()
+    return {FEATURES: in_rows(sample, feature, counts, 0), SIGNS: in_rows(sample, signs, counts, 0.0)}
 
 
 class MlpTrunk(nn.Module):
@@ -159,99 +159,6 @@ class MlpTrunk(nn.Module):
                 sign = 1.0 - 2.0 * common[feature].float()
                 return shared + sum_of_rows(self.rows, feature, sample, len(flat), sign)
         return linear(flat.float(), self.rows.t(), self.bias)
-
-
-class CnnTrunk(nn.Module):
-    """Three 2x2 convolutions (the published study's kind), then dense layers. Grids only.
-
-    An output of the convolutions sees a patch of 4 x 4 cells. In a batch the same patch stands in the same place in
-    many samples: each distinct one goes through the convolutions, and through its rows of the first dense layer, once.
-    """
-
-    FIELD = 4
-    CHANNELS = 64
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        height, width, channels = grid_of(spec, "cnn")
-        if min(height, width) < self.FIELD:
-            raise ConfigError(
-                f"policy.network 'cnn': got a grid of {height} x {width} cells, allowed are 4 x 4 or more"
-            )
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 16, 2), nn.ReLU(inplace=True),
-            nn.Conv2d(16, 32, 2), nn.ReLU(inplace=True),
-            nn.Conv2d(32, self.CHANNELS, 2), nn.ReLU(inplace=True),
-        )  # fmt: skip
-        self.places = (height - self.FIELD + 1, width - self.FIELD + 1)
-        first = spec.hidden[0]
-        weight = torch.empty(math.prod(self.places) * self.CHANNELS, first)
-        nn.init.orthogonal_(weight, math.sqrt(2.0))
-        self.rows = nn.Parameter(weight.view(-1, self.CHANNELS, first))  # (places, channels, first)
-        self.bias = nn.Parameter(torch.zeros(first))
-        self.layers = dense(spec.hidden)
-        self.words = channels * self.FIELD**2 <= _WORD
-        # Odd multipliers of a hash over places (Knuth's golden ratio); what it groups is compared afterwards.
-        place = torch.arange(math.prod(self.places), dtype=torch.int64)
-        self.register_buffer("mark", (2 * place + 1) * -7046029254386353131, persistent=False)
-        self.mark: Tensor
-
-    def forward(self, obs: Tensor) -> Tensor:
-        first = self._from_patches(obs) if self.words and is_binary(obs) else None
-        out: Tensor = self.layers(torch.relu(self._plain(obs) if first is None else first))
-        return out
-
-    def _plain(self, obs: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, hidden[0]); grids come channels last and stay so."""
-        maps = self.convolutions(obs.permute(0, 3, 1, 2).float())
-        return linear(maps.permute(0, 2, 3, 1).flatten(1), self.rows.flatten(0, 1).t(), self.bias)
-
-    def _from_patches(self, obs: Tensor) -> Tensor | None:
-        """The same from distinct patches; None where they are too many for that to pay."""
-        common = common_to_most(obs)
-        code, usual = self._codes(obs), self._codes(common[None])[0]
-        sample, place = (code != usual).nonzero(as_tuple=True)
-        if len(sample) > 0.5 * code.numel():
-            return None
-        codes = code[sample, place]
-        _, group = torch.unique(codes * self.mark[-1] ^ self.mark[place], return_inverse=True)
-        count = int(group.max()) + 1 if len(group) else 0
-        if count * 4 > code.numel():
-            return None
-        example = torch.empty(count, dtype=torch.int64).index_copy_(0, group, torch.arange(len(group)))
-        if not (torch.equal(codes[example][group], codes) and torch.equal(place[example][group], place)):
-            return None  # two patches fell on one hash
-        shared, slot, rows = self._added(obs, common, sample[example], place[example])
-        return shared + self.bias + sum_of_rows(rows, slot[group], sample, len(obs))
-
-    def _codes(self, obs: Tensor) -> Tensor:
-        """(B, H, W, C) of 0/1 -> (B, places): the bits of each place's patch as one number."""
-        channels, (high, wide) = obs.shape[-1], self.places
-        cell = (obs.long() << torch.arange(channels)).sum(-1)
-        code = torch.zeros(len(obs), high, wide, dtype=torch.int64)
-        for y, x in itertools.product(range(self.FIELD), repeat=2):
-            code |= cell[:, y : y + high, x : x + wide] << channels * (self.FIELD * y + x)
-        return code.flatten(1)
-
-    def _added(self, obs: Tensor, common: Tensor, sample: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the common grid gives the first layer, (hidden[0],), and what each of U patches adds to it where it
-        stands instead of the common one: row ``slot[u]`` of (places * G, hidden[0])."""
-        reach = torch.arange(self.FIELD)
-        y, x = place // self.places[1], place % self.places[1]
-        patch = obs[sample[:, None, None], (y[:, None] + reach)[:, :, None], (x[:, None] + reach)[:, None, :]]
-        usual = self.convolutions(common.permute(2, 0, 1)[None].float())[0].flatten(1).T  # (places, channels)
-        found = self.convolutions(patch.permute(0, 3, 1, 2).float()).flatten(1)  # (U, channels)
-        shared = usual.flatten() @ self.rows.flatten(0, 1)
-        # One batched product over places, padded to the place with the most patches.
-        sizes = torch.bincount(place, minlength=len(usual))
-        order, most = place.argsort(stable=True), int(sizes.max()) if len(place) else 0
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[place[order]]
-        slot = place * most + rank
-        change = found - functional.embedding(place, usual)
-        padded = change.new_zeros(len(usual) * most, self.CHANNELS).index_copy(0, slot, change)
-        rows = torch.bmm(padded.view(len(usual), most, self.CHANNELS), self.rows)
-        return shared, slot, rows.flatten(0, 1)
 
 
 class EgocentricTrunk(nn.Module):

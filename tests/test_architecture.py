@@ -23,7 +23,7 @@ LEVELS: list[dict[str, set[str]]] = [
     {"config": {"config"}, "intervals": {"intervals"}, "packed": {"packed"}, "products": {"products"}},
     {
         "envs": {"envs"},
-        "acting": {"columns", "trunks", "planning", "networks", "policy", "rollout"},
+        "acting": {"columns", "trunks", "patches", "planning", "networks", "policy", "rollout"},
         "feedback": {"feedback"},
         "reward_model": {"reward_model"},
     },

@@ -79,18 +79,24 @@ class _Shapes:
     hidden, obs_shape = (256, 256), (12, 14, 4)
 
 
-def _summed(rows: Any, index: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+def _summed(rows: Any, index: Any, *_: Any, **__: Any) -> int:
     """A sum of M rows of K numbers: one addition each; the counter hands over shapes."""
     return int(math.prod(index) * rows[-1])
 
 
-def _multiplied(x: Any, weight: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+def _multiplied(x: Any, weight: Any, *_: Any, **__: Any) -> int:
     """A product with weights (O, I)."""
     return int(2 * math.prod(x) * weight[0])
 
 
+def _multiplied_into(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """A product with weights (I, O)."""
+    return int(2 * math.prod(x) * weight[-1])
+
+
 _COUNTED: dict[Any, Any] = {
     torch.ops.mkldnn._linear_pointwise: _multiplied,
+    torch.ops.aten.mm.out: _multiplied_into,
     torch.ops.aten._embedding_bag: _summed,
     torch.ops.aten._embedding_bag_forward_only: _summed,
     torch.ops.aten._embedding_bag_backward: _summed,  # of the gradients, likewise

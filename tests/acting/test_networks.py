@@ -16,6 +16,7 @@ from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
 from rlaif_ray.evaluation import PolicyActor
 from rlaif_ray.networks import ActorCritic, NetworkSpec, Policy, choose, load_policy, save_policy, spec_for, to_world
+from rlaif_ray.patches import CnnTrunk
 
 GRID = gym.spaces.Box(0, 1, (5, 7, 4), np.uint8)
 
@@ -111,8 +112,9 @@ def test_the_short_way_is_taken_where_grids_are_alike_and_only_there(network, mo
     shape = (12, 14, 4)
     trunk = ActorCritic(spec(network, shape)).trunk
     taken = []
-    sums = trunks.sum_of_rows
-    monkeypatch.setattr(trunks, "sum_of_rows", lambda *args: taken.append(1) or sums(*args))
+    of, name = (trunks, "sum_of_rows") if network == "mlp" else (CnnTrunk, "_from_patches")
+    sums = getattr(of, name)
+    monkeypatch.setattr(of, name, lambda *args: taken.append(1) or sums(*args))
     rng = np.random.default_rng(0)
     alike = worlds(rng, 64, *shape)
     trunk(alike)
