@@ -7,6 +7,8 @@ asks the processor what it can do, not who made it. Both are float32 throughout 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch.nn import functional
 
 from rlaif_ray.processor import processor_says
 
-__all__ = ["Dense", "linear"]
+__all__ = ["Dense", "linear", "one_thread"]
 
 # Multiplications below which handing matrices over costs more than is gained (measured, forward and backward).
 WORTH_IT = 128 * 256 * 256
@@ -71,3 +73,15 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What PyTorch's compiler puts in a linear layer's place."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread meanwhile: what is small loses more to waiting for each other than it gains, ten times over
+    where others keep the cores busy; and rounding doesn't depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

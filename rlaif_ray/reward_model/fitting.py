@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.products import one_thread
 from rlaif_ray.reward_model import losses
-from rlaif_ray.reward_model.nets import SequenceNet, one_thread
+from rlaif_ray.reward_model.nets import SequenceNet
 from rlaif_ray.reward_model.noise import FlipRates
 from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Array

@@ -15,8 +15,9 @@ import torch
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
+from rlaif_ray.products import one_thread
 from rlaif_ray.reward_model import losses
-from rlaif_ray.reward_model.nets import SequenceNet, make_net, one_thread
+from rlaif_ray.reward_model.nets import SequenceNet, make_net
 from rlaif_ray.types import Array, EpisodeBatch, Scale, Scores
 
 __all__ = ["MODEL_FILE", "RewardModel"]

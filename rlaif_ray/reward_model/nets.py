@@ -17,8 +17,6 @@ a dense layer on patches (``packing``), each of which is looked at once, however
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -32,7 +30,7 @@ from rlaif_ray.reward_model import packing
 from rlaif_ray.reward_model.packing import Bags, PatchRows
 from rlaif_ray.types import Array
 
-__all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net", "one_thread"]
+__all__ = ["CnnLstm", "EventMax", "SequenceNet", "make_net"]
 
 CELLS_AT_ONCE = 96 * 1024  # of one scoring chunk: about 580 Homegrid frames, whose rows stay in the core's cache
 GRID_AXES = 3
@@ -285,18 +283,6 @@ def _index(rows: Array, like: Tensor) -> Tensor:
 
 
 NETS: dict[str, type[EventMax] | type[CnnLstm]] = {"event-max": EventMax, "cnn-lstm": CnnLstm}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread meanwhile: nets and chunks this small lose more to waiting for each other than they gain,
-    ten times over where the learner keeps the cores busy; and rounding doesn't depend on the machine's cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def make_net(config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int) -> SequenceNet:

@@ -14,7 +14,7 @@ from rlaif_ray.config import PolicyConfig
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.mixing import Mixed, generalized_advantages, with_belief
 from rlaif_ray.networks import ActorCritic, NetworkSpec, load_policy, save_policy, spec_for
-from rlaif_ray.reward_model.nets import one_thread
+from rlaif_ray.products import one_thread
 
 SPEC = NetworkSpec("mlp", (8,), (5,), "discrete", 3, critic_belief=True)
 

@@ -9,6 +9,7 @@ from meeting_world import OBS_SHAPE, meeting_batch
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError, UnknownNameError
+from rlaif_ray.products import one_thread
 from rlaif_ray.reward_model import RewardModel, nets
 from rlaif_ray.reward_model.packing import Bags
 from rlaif_ray.types import Episode, EpisodeBatch
@@ -172,10 +173,10 @@ def test_scoring_gives_the_threads_back():
     try:
         _model("event-max").score(meeting_batch(2, seed=0))
         assert torch.get_num_threads() == 2
-        with pytest.raises(ShapeError), nets.one_thread():
+        with pytest.raises(ShapeError), one_thread():
             _model("event-max", (5, 5))
         assert torch.get_num_threads() == 2
-        with nets.one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ppo_runs import Recorded
 
-from rlaif_ray.reward_model.nets import one_thread
+from rlaif_ray.products import one_thread
 
 
 @pytest.fixture(scope="module", autouse=True)
