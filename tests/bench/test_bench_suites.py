@@ -99,7 +99,10 @@ def test_learners_are_compared_with_both_others(ray_session, plan, monkeypatch):
     ratio = found["ratios"]["mlp: ours / SB3"]
     medians = [found["contenders"][f"mlp: {name}"]["median"] for name in few]
     assert ratio["median"] == pytest.approx(medians[0] / medians[1])
-    assert found["limits"]["mlp"]["ours_over_it"] > 0
+    limits = found["limits"]["mlp"]["products"]
+    assert [one["of"] for one in limits] == ["PyTorch's", "ours"]
+    for one in limits:
+        assert one["ours_over_it"] * one["steps_per_s"] == pytest.approx(medians[0])
     assert found["contenders"][f"mlp: {few[0]}"]["threads"] == suites.CORES
 
 
