@@ -104,8 +104,8 @@ class ActorCritic(nn.Module):
 
     def digest(self, obs: Tensor) -> dict[str, Tensor] | None:
         """Observations that are to be learned from many times -> columns for ``embed``; None: it won't pay."""
-        digest = getattr(self.trunk, "digest", None)
-        return None if digest is None else digest(obs)
+        digest: Callable[[Tensor], dict[str, Tensor] | None] = getattr(self.trunk, "digest")  # noqa: B009 - as below
+        return digest(obs)
 
     def embed(self, columns: Mapping[str, Tensor]) -> Tensor:
         """(B, hidden) of the observations that the columns are the last digest of."""

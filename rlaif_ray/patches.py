@@ -176,7 +176,7 @@ class CnnTrunk(nn.Module):
         added = (found - functional.embedding(place, usual)).index_copy(0, common, usual)
         rows = ByPlace.apply(added, self.rows, torch.bincount(place).tolist())  # type: ignore[no-untyped-call]
         there = which < count
-        ends = there.sum(1).cumsum(0)
-        differs = functional.embedding_bag(row[which[there]], rows, ends - there.sum(1), mode="sum")
+        sizes = there.sum(1)
+        differs = functional.embedding_bag(row[which[there]], rows, sizes.cumsum(0) - sizes, mode="sum")
         out: Tensor = rows[common].sum(0) + self.bias + differs
         return out

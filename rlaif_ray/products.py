@@ -1,7 +1,7 @@
 """Products with weights, by the faster of the two libraries for them that PyTorch carries.
 
 PyTorch has float32 matrices multiplied by MKL, which gives processors of other makers than its own AVX2 code where they
-have AVX-512: 94 GFLOP/s instead of oneDNN's 213 on one core of an AMD EPYC (`scripts/bench/product_speed.py`). oneDNN
+have AVX-512: 92 GFLOP/s instead of oneDNN's 186 on one core of an AMD EPYC (`scripts/bench/product_speed.py`). oneDNN
 asks the processor what it can do, not who made it. Both are float32 throughout and equal up to rounding.
 """
 

@@ -9,7 +9,7 @@
     learners    steps/s: ours, Stable-Baselines3, stock RLlib; same network and hyperparameters    50 minutes
     published   steps/s against Stable-Baselines3 with the published settings                      5 minutes
     quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          1.5 hours
-    breakdown   where an iteration's time goes; the learner against the arithmetic limit           10 minutes
+    breakdown   where an iteration's time goes; the learner against the arithmetic limit           20 minutes
     feedback    feedback off, distilled, hybrid, direct: what it costs                             1 hour
     growth      environments, runners, grids, episodes, labels a second                            25 minutes
     memory      after 10 million steps over after 1 million                                        15 minutes

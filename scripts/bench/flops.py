@@ -52,11 +52,10 @@ def operations(network: str, *, ours: bool) -> float:
     obs = torch.as_tensor(minibatch())
     torch.manual_seed(0)
     trunk: nn.Module = TRUNKS[network](_Shapes()) if ours else plain_network(network)
-    given: Any = obs if ours else obs.float()
+    given: Any = obs.float()
     model = Heads(trunk)
-    digest = getattr(trunk, "digest", None)
-    if ours and digest is not None:
-        given, model = digest(obs), Heads(trunk.digested)
+    if ours:
+        given, model = trunk.digest(obs), Heads(trunk.digested)
     with FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
         logits, value = model(given)
         (logits.sum() + value.sum()).backward()
@@ -84,19 +83,14 @@ def _summed(rows: Any, index: Any, *_: Any, **__: Any) -> int:
     return int(math.prod(index) * rows[-1])
 
 
-def _multiplied(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """A product with weights (O, I)."""
-    return int(2 * math.prod(x) * weight[0])
-
-
-def _multiplied_into(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """A product with weights (I, O)."""
-    return int(2 * math.prod(x) * weight[-1])
+def _multiplied(x: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """A product, whichever way its weights lie."""
+    return int(2 * math.prod(x) * out_shape[-1])
 
 
 _COUNTED: dict[Any, Any] = {
     torch.ops.mkldnn._linear_pointwise: _multiplied,
-    torch.ops.aten.mm.out: _multiplied_into,
+    torch.ops.aten.mm.out: _multiplied,
     torch.ops.aten._embedding_bag: _summed,
     torch.ops.aten._embedding_bag_forward_only: _summed,
     torch.ops.aten._embedding_bag_backward: _summed,  # of the gradients, likewise
