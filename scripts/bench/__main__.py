@@ -48,6 +48,7 @@ from rlaif_ray.files import write_whole
 
 # Of a smoke run's three minutes; the rest is for the rounds that are under way when a comparison's share is over.
 SMOKE_S = 120.0
+LOST = 0.8  # of a stored ratio
 
 
 def main(words: list[str] | None = None) -> int:
@@ -96,8 +97,8 @@ def smoke(arguments: argparse.Namespace) -> int:
     """A few blocks of the main comparisons; reports, and fails nobody on a noisy machine."""
     work = Path(tempfile.mkdtemp(prefix="bench-smoke-"))
     plan = Plan(work, Journal(work / "smoke.jsonl", {}), Contestant, arguments.rounds, arguments.tiny)
-    found = suites.smoke(plan, SMOKE_S)
     stored = {name: one for suite in suites.SUITES for name, one in pages.ratios(arguments.results, suite).items()}
+    found = suites.smoke(plan, SMOKE_S, stored)
     rows = compared(found, stored)
     if arguments.json:
         print(json.dumps({"machine": machine(), "ratios": rows}))
@@ -109,12 +110,13 @@ def smoke(arguments: argparse.Namespace) -> int:
 
 
 def compared(found: dict[str, Any], stored: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each ratio now and as it was stored; lower where it has lost more than a fifth."""
+    """Each ratio now and as it was stored; lower where it has lost more than a fifth and no turn of those stored was so
+    low: a round or two of a few seconds are no more than that."""
     rows = {}
     for name, value in found.items():
-        before = stored.get(name, {}).get("median")
-        now = value["median"]
-        rows[name] = {"now": now, "stored": before, "lower": before is not None and now < 0.8 * before}
+        before, now = stored.get(name), value["median"]
+        lower = before is not None and now < min(LOST * before["median"], before["low"])
+        rows[name] = {"now": now, "stored": None if before is None else before["median"], "lower": lower}
     return rows
 
 

@@ -99,7 +99,8 @@ def duel(
     """Turns of every contestant so far, after each round. One whose ``every`` is k takes part in each k-th round;
     ``turn`` says what its turn is. As the machine's pace changes meanwhile, ``against`` may name who has a turn before
     and after each of its turns: their sum stands in its row under that word. One that ``stops`` stands still between
-    turns with all that works for it in the background: short turns need no time to get going or to settle."""
+    turns with all that works for it in the background: short turns need no time to get going or to settle. Its own
+    ``warm_up`` goes before everybody's."""
     done = plan.journal.rounds(part)
     if len(done) < rounds and not plan.out_of_time:
         for rows in _rounds(contestants, plan, len(done), rounds, warm_up, part):
@@ -120,7 +121,7 @@ def _rounds(
     try:
         for name, what in contestants.items():
             running.append(started(plan, name, what))
-            for _ in range(0 if plan.tiny else max(1, warm_up // every[name])):
+            for _ in range(0 if plan.tiny else max(1, what.get("warm_up", warm_up) // every[name])):
                 running[-1].ask()
             if name in stopping:
                 running[-1].halt()
@@ -164,7 +165,7 @@ def _round(
 
 def started(plan: Plan, name: str, what: Mapping[str, Any]) -> Turns:
     """A contender's process. What is only the round's business isn't handed to it."""
-    plain = {key: value for key, value in what.items() if key not in ("every", "turn", "against", "stops")}
+    plain = {key: value for key, value in what.items() if key not in ("every", "turn", "against", "stops", "warm_up")}
     return plan.start(name, plan.sized(plain), plan.logs / f"{name.replace('/', '-').replace(' ', '-')}.log")
 
 

@@ -278,24 +278,40 @@ SUITES: dict[str, Suite] = {
 }  # fmt: skip
 
 
-def smoke(plan: Plan, seconds: float) -> dict[str, Row]:
+# Of a smoke run: what is compared, what share of its time each comparison has, and whose figures are held against ours.
+SMOKED = (("mlp", 0.35, ("SB3", "stock RLlib")), ("cnn", 0.27, ("SB3",)))
+SMOKED_ASKING = 0.38
+
+
+def smoke(plan: Plan, seconds: float, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
     """The main ratios from a few blocks each, within so many seconds: each comparison has a share of them, in which its
-    processes start too, and stops after the round in which that is over."""
+    processes start too, and stops after the round in which that is over. Who takes part for each side is who did in the
+    ratios ``stored``: those were the fastest of their kind."""
     out: dict[str, Row] = {}
-    ours, sb3, stock = (f"ours, {CORES} threads", f"SB3, 128 envs, {CORES} threads", f"RLlib, {CORES} threads")
-    for network, share, who in (("mlp", 0.38, (ours, sb3, stock)), ("cnn", 0.27, (ours, sb3))):
+    for network, share, others in SMOKED:
         everybody = candidates(network)
-        found = _last(duel({n: everybody[n] for n in who}, _within(plan, share * seconds), part=network,
-                           rounds=plan.times(9), warm_up=1))  # fmt: skip
-        out[f"{network}: ours / SB3"] = ratio(found[ours], found[sb3])
-        if stock in found:
-            out[f"{network}: ours / stock RLlib"] = ratio(found[ours], found[stock])
-    asked = {n: what for n, what in asking("", "", 1).items() if n.startswith(("off", f"hybrid, {AS_PRESET}"))}
-    asked = {n: what | {"turn": dict.fromkeys(what["turn"], 6.0)} for n, what in asked.items()}  # shorter ones
-    found = _last(duel(asked, _within(plan, 0.27 * seconds), part="hybrid", rounds=plan.times(3),
-                       warm_up=plan.size(2, 1)))  # fmt: skip
-    name = next(name for name in found if name.startswith("hybrid"))
-    return out | {f"{name} / off": ratio_against(found[name])}
+        pairs = {}
+        for theirs in others:
+            name = f"{network}: ours / {theirs}"
+            pairs[name] = _pair(stored.get(name, {}), theirs, everybody)
+        who = {one: everybody[one] for pair in pairs.values() for one in pair}
+        found = _last(duel(who, _within(plan, share * seconds), part=network, rounds=plan.times(9), warm_up=1))
+        out |= {name: ratio(found[ours], found[theirs]) for name, (ours, theirs) in pairs.items()}
+    hybrid = f"hybrid, {AS_PRESET}, deferred"
+    # Nobody learns: off, which needs no time until a reward model is in service, meets the same kind of episodes.
+    still = {"ppo": {"lr": given_policy.STILL, "lr_final": given_policy.STILL}}
+    asked = {name: what | still for name, what in asking("", "", 1).items() if name in ("off", hybrid)}
+    asked["off"] |= {"warm_up": 2}
+    found = _last(duel(asked, _within(plan, SMOKED_ASKING * seconds), part="hybrid", rounds=plan.times(9),
+                       warm_up=plan.size(WARM_UP, 1)))  # fmt: skip
+    return out | {f"{hybrid} / off": ratio_against(found[hybrid])}
+
+
+def _pair(stored: Mapping[str, Any], theirs: str, everybody: Mapping[str, Any]) -> list[str]:
+    """Of a ratio, who took part when it was stored, or who usually does."""
+    pair = list(stored.get("of", ()))
+    usual = {"SB3": f"SB3, 128 envs, {CORES} threads", "stock RLlib": f"RLlib, {CORES} threads"}[theirs]
+    return pair if pair and set(pair) <= set(everybody) else ["ours, 1 thread and a runner ahead", usual]
 
 
 def _last(rounds: Iterator[Blocks]) -> Blocks:

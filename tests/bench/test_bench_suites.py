@@ -124,6 +124,22 @@ def test_a_race_is_run_by_all_three(ray_session, plan):
     assert [row[1] for row in found["tables"][0]["rows"]] == ["1 of 1"] * 3
 
 
+def test_a_short_look_is_at_those_who_were_fastest(ray_session, plan, monkeypatch):
+    monkeypatch.setattr(suites, "SMOKED", (("mlp", 0.35, ("SB3",)),))
+    fastest = ["ours, 1 thread", "SB3, 64 envs, 2 threads"]
+    monkeypatch.setattr(suites, "CORES", 2)
+    found = suites.smoke(plan, 600.0, {"mlp: ours / SB3": {"of": fastest}})
+    assert set(plan.journal.rounds("mlp")[0]) == set(fastest)
+    assert list(found) == ["mlp: ours / SB3", "hybrid, 3 questions an iteration, deferred / off"]
+    assert all(one["median"] > 0 for one in found.values())
+
+
+@pytest.mark.parametrize("stored", [{}, {"of": ["ours, 7 threads", "SB3, 64 envs, 2 threads"]}])
+def test_nobody_unknown_takes_part_in_a_short_look(stored):
+    everybody = suites.candidates("mlp")
+    assert set(suites._pair(stored, "stock RLlib", everybody)) <= set(everybody)
+
+
 # ------------------------------------------------------------------------------------------------ ours alone
 
 
