@@ -3,6 +3,7 @@ ratios that come of them, and tables. Whoever stops it keeps what was yielded.""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -137,7 +138,7 @@ def feedback(plan: Plan) -> Iterator[Row]:
 
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
-    """How many questions an iteration make so many labels a second, by iterations measured without any: those that ask
+    """How many questions an iteration make at least so many labels a second, by iterations measured without any: those that ask
     take longer."""
     known = plan.journal.rounds("calibration")
     if not known:
@@ -149,7 +150,7 @@ def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> in
         seconds = sorted(row["seconds"] for row in rows)[len(rows) // 2]
         plan.journal.add(
             "calibration",
-            {"seconds": seconds, "questions": max(1, round(labels_per_s / BECOME_LABELS * ASKING_TAKES * seconds))},
+            {"seconds": seconds, "questions": math.ceil(labels_per_s / BECOME_LABELS * ASKING_TAKES * seconds)},
         )
         known = plan.journal.rounds("calibration")
     return int(known[0]["questions"])
