@@ -138,8 +138,8 @@ def feedback(plan: Plan) -> Iterator[Row]:
 
 
 def _questions_a_turn(plan: Plan, policy: str, labels_per_s: float = 20.0) -> int:
-    """How many questions an iteration make at least so many labels a second, by iterations measured without any: those that ask
-    take longer."""
+    """How many questions an iteration make at least so many labels a second, by iterations measured without any: those
+    that ask take longer."""
     known = plan.journal.rounds("calibration")
     if not known:
         one = started(plan, "calibration", PRESETS_NETWORK | given_policy.acting_by(policy))
