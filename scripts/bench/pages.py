@@ -127,6 +127,7 @@ def _limits(limits: Mapping[str, Any]) -> list[str]:
     note = (
         "What the plain network's operations alone, forward and backward, would allow at the rate of a large product "
         "on the same cores: as PyTorch makes it, and as ours does (by oneDNN where that is faster, "
-        "`rlaif_ray/products.py`)."
+        "`rlaif_ray/products.py`). Above 1 no plain network can be. What is missing to the rate of our product: the "
+        "learner has one core, the other samples ahead and then waits; a learner with both is slower (rows above)."
     )
     return [*grid(head, rows), f"{note}\n"] if rows else []
