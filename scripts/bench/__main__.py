@@ -8,12 +8,12 @@
 
     learners    steps/s: ours, Stable-Baselines3, stock RLlib; same network and hyperparameters    50 minutes
     published   steps/s against Stable-Baselines3 with the published settings                      5 minutes
-    quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          1.5 hours
+    quality     wall time to survives >= 95 % and found >= 95 %, one reward model for all          15 minutes
     breakdown   where an iteration's time goes; the learner against the arithmetic limit           20 minutes
     feedback    feedback off, distilled, hybrid, direct: what it costs                             1 hour
     growth      environments, runners, grids, episodes, labels a second                            25 minutes
     memory      after 10 million steps over after 1 million                                        15 minutes
-    overlap     sampling ahead: speed and learning curves, three seeds                             45 minutes
+    overlap     sampling ahead: speed and learning curves, three seeds                             15 minutes
     gpu         the learner and the reward model on a GPU, where there is one
     compile     torch.compile: what it wins and what it costs                                      2 minutes
     before      the same runs with the package before the work on speed: learning, three seeds      15 minutes

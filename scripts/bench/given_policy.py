@@ -33,5 +33,5 @@ def trained(plan: Plan, given: str) -> str:
 
 
 def acting_by(folder: str | Path) -> dict[str, Any]:
-    """Sections of a contender's config; none without such a policy."""
-    return {"run": {"init": str(folder)}, "ppo": {"lr": STILL, "lr_final": STILL}} if folder else {}
+    """Sections of a contender's config; without such a folder it stays as it begins."""
+    return {"ppo": {"lr": STILL, "lr_final": STILL}} | ({"run": {"init": str(folder)}} if folder else {})

@@ -299,10 +299,8 @@ def smoke(plan: Plan, seconds: float, stored: Mapping[str, Mapping[str, Any]]) -
         found = _last(duel(who, _within(plan, share * seconds), part=network, rounds=plan.times(9), warm_up=1))
         out |= {name: ratio(found[ours], found[theirs]) for name, (ours, theirs) in pairs.items()}
     hybrid = f"hybrid, {AS_PRESET}, deferred"
-    # Nobody learns: off, which needs no time until a reward model is in service, meets the same kind of episodes.
-    still = {"ppo": {"lr": given_policy.STILL, "lr_final": given_policy.STILL}}
-    asked = {name: what | still for name, what in asking("", "", 1).items() if name in ("off", hybrid)}
-    asked["off"] |= {"warm_up": 2}
+    asked = {name: what for name, what in asking("", "", 1).items() if name in ("off", hybrid)}
+    asked["off"] |= {"warm_up": 2}  # nobody learns: it meets the same episodes, and has no reward model to wait for
     found = _last(duel(asked, _within(plan, SMOKED_ASKING * seconds), part="hybrid", rounds=plan.times(9),
                        warm_up=plan.size(WARM_UP, 1)))  # fmt: skip
     return out | {f"{hybrid} / off": ratio_against(found[hybrid])}
