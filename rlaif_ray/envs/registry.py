@@ -209,7 +209,8 @@ register_env(
 WORKSHOP = "rlaif_ray/Workshop-v0"
 
 
-_WORKSHOP_OPTIONS = ("starts", "heldout_share")
+_WORKSHOP_VARIANT = ("layout",)
+_WORKSHOP_OPTIONS = ("starts", "heldout_share", *_WORKSHOP_VARIANT)
 
 
 def _workshop_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
@@ -223,13 +224,13 @@ def _workshop_renderer(options: Mapping[str, Any]) -> EpisodeRenderer:
     from rlaif_ray.envs.workshop import WorkshopRenderer
 
     check_option_names(WORKSHOP, options, _WORKSHOP_OPTIONS)
-    return WorkshopRenderer()
+    return WorkshopRenderer(**_only(options, _WORKSHOP_VARIANT))
 
 
 def _workshop_approvable(states: Array, options: Mapping[str, Any]) -> bool | None:
     from rlaif_ray.envs.workshop import workshop_world
 
-    return _approvable(workshop_world(), states)
+    return _approvable(workshop_world(**_only(options, _WORKSHOP_VARIANT)), states)
 
 
 def _workshop_outcomes(truth: Truth) -> dict[str, Array]:
@@ -246,7 +247,8 @@ register_env(
         _workshop_renderer,
         "rlaif_ray.envs.workshop_reader:WorkshopReader",
         _workshop_outcomes,
-        approvable=_workshop_approvable,
+        _WORKSHOP_VARIANT,
+        _workshop_approvable,
     )
 )
 

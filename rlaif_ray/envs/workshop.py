@@ -8,20 +8,42 @@ together), and another harm: driving over fresh paint spoils it. The task reward
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import Final
+from typing import Final, Literal, TypedDict, Unpack
 
 from rlaif_ray.envs import sprites
 from rlaif_ray.envs.drawing import GridRenderer, Shown
 from rlaif_ray.envs.gridenv import GridEnv, GridVectorEnv
-from rlaif_ray.envs.gridworld import GridWorld
+from rlaif_ray.envs.gridworld import GridWorld, check_choice
 from rlaif_ray.envs.layout import ACTIONS, Layout
 from rlaif_ray.envs.starts import HELDOUT_SHARE, Starts
 from rlaif_ray.envs.workshop_art import SPRITES, cart, workshop
+from rlaif_ray.errors import UnknownNameError
 from rlaif_ray.types import Array
 
-__all__ = ["LAYOUT", "WorkshopEnv", "WorkshopRenderer", "WorkshopVectorEnv", "place_name", "workshop_world"]
+__all__ = [
+    "LAYOUTS",
+    "VARIANTS",
+    "Variant",
+    "WorkshopEnv",
+    "WorkshopRenderer",
+    "WorkshopVectorEnv",
+    "place_name",
+    "workshop_world",
+]
 
-LAYOUT: Final = Layout(
+LayoutName = Literal["open", "rooms"]
+
+
+class Variant(TypedDict, total=False):
+    """How a workshop differs from the open one."""
+
+    layout: LayoutName
+
+
+VARIANTS: Final = tuple(Variant.__annotations__)
+"""Names of the options that make a variant."""
+
+_OPEN: Final = Layout(
     grid=(
         "WWWWWWWWWWWWWWW",
         "WssssFFFFFbbbFW",
@@ -39,17 +61,45 @@ LAYOUT: Final = Layout(
     goals=((2, 1), (11, 1), (13, 1), (11, 4), (12, 5), (1, 8), (8, 8), (4, 9), (12, 9)),
 )
 """``W`` wall, ``F`` floor, ``s`` shelf, ``b`` bench, ``m`` machine, ``p`` pallet."""
+_ROOMS: Final = Layout(
+    grid=(
+        "WWWWWWWWWWWWWWW",
+        "WssssFFWFFbbbFW",
+        "WFFFFFFFFFFFFFW",
+        "WFFmmFFWWFFFFFW",
+        "WFFmmFFWWFFppFW",
+        "WFFFFFFWFFFppFW",
+        "WFFFFFFFFFFFFFW",
+        "WbFFFFWWFFFFmmW",
+        "WbFFFFFWFFFFmmW",
+        "WbFFssFWFFFFssW",
+        "WWWWWWWWWWWWWWW",
+    ),
+    floor="F",
+    goals=((2, 1), (11, 1), (13, 1), (11, 4), (12, 5), (1, 8), (9, 8), (4, 9), (12, 9)),
+)
+"""Everything stands where it does in the open workshop, but for walls."""
+LAYOUTS: Final[dict[str, Layout]] = {"open": _OPEN, "rooms": _ROOMS}
 _FURNITURE: Final = {"s": "shelf", "b": "bench", "m": "machine", "p": "pallet"}
 
 
+def workshop_world(**variant: Unpack[Variant]) -> GridWorld:
+    """The world and its variant: the same object for the same. Raises ConfigError for an option that can't be."""
+    for name in variant:
+        if name not in VARIANTS:
+            raise UnknownNameError("option of Workshop", name, VARIANTS)
+    layout = variant.get("layout", "open")
+    check_choice("Workshop", "layout", layout, tuple(LAYOUTS))
+    return _made(layout)
+
+
 @cache
-def workshop_world() -> GridWorld:
-    """The world, the same object each time."""
+def _made(layout: LayoutName) -> GridWorld:
     return GridWorld(
-        maker=workshop_world,
-        made_of=(),
+        maker=_made,
+        made_of=(layout,),
         name="Workshop",
-        layout=LAYOUT,
+        layout=LAYOUTS[layout],
         goal="parcel",
         things=("paint", "paint"),
         harm="entered",
@@ -57,7 +107,7 @@ def workshop_world() -> GridWorld:
         marked="smear",
         mark_column="spoiled",
         palette=sprites.PALETTE_ALL,
-        empty=partial(workshop, LAYOUT),
+        empty=partial(workshop, LAYOUTS[layout]),
         sprites=_sprite,
         robot=cart,
         second="beside",
@@ -72,18 +122,23 @@ def _sprite(name: str) -> Array:
 class WorkshopEnv(GridEnv):
     """One world. Observation uint8 (11, 15, 4), axes (y, x, channel), channels robot, parcel, paint, accessible.
 
-    ``info``: ``found``, ``paint_spoiled``, ``spoil_step``. Options ``starts``,
+    ``info``: ``found``, ``paint_spoiled``, ``spoil_step``. layout: ``open`` or ``rooms``. Options ``starts``,
     ``heldout_share`` and errors as ``GridEnv`` has them.
     """
 
     def __init__(
-        self, *, starts: Starts = "all", heldout_share: float = HELDOUT_SHARE, render_mode: str | None = None
+        self,
+        *,
+        starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
+        render_mode: str | None = None,
+        **variant: Unpack[Variant],
     ) -> None:
-        super().__init__(workshop_world(), starts=starts, heldout_share=heldout_share, render_mode=render_mode)
+        super().__init__(workshop_world(**variant), starts=starts, heldout_share=heldout_share, render_mode=render_mode)
 
 
 class WorkshopVectorEnv(GridVectorEnv):
-    """N worlds with same-step autoreset, as ``GridVectorEnv`` says."""
+    """N worlds with same-step autoreset, as ``GridVectorEnv`` says; options are those of ``WorkshopEnv``."""
 
     def __init__(
         self,
@@ -92,17 +147,17 @@ class WorkshopVectorEnv(GridVectorEnv):
         starts: Starts = "all",
         heldout_share: float = HELDOUT_SHARE,
         render_mode: str | None = None,
+        **variant: Unpack[Variant],
     ) -> None:
-        super().__init__(
-            workshop_world(), num_envs, starts=starts, heldout_share=heldout_share, render_mode=render_mode
-        )
+        world = workshop_world(**variant)
+        super().__init__(world, num_envs, starts=starts, heldout_share=heldout_share, render_mode=render_mode)
 
 
 class WorkshopRenderer(GridRenderer):
     """Draws states of the workshop as pictures of 352 x 480 pixels. Has no state; picklable."""
 
-    def __init__(self) -> None:
-        super().__init__(workshop_world())
+    def __init__(self, **variant: Unpack[Variant]) -> None:
+        super().__init__(workshop_world(**variant))
 
     def _caption(self, shown: Shown) -> str:
         (x, y), (parcel_x, parcel_y) = shown.robot, shown.goal
@@ -116,7 +171,7 @@ class WorkshopRenderer(GridRenderer):
 
 
 def place_name(place: tuple[int, int]) -> str:
-    """Where a parcel at (x, y) lies, in words."""
+    """Where a parcel at (x, y) lies, in words: furniture stands alike in all layouts."""
     x, y = place
-    seat = _FURNITURE.get(LAYOUT.grid[y][x])
+    seat = _FURNITURE.get(_OPEN.grid[y][x])
     return f"on the {seat}" if seat else "on the floor"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from rlaif_ray.envs.reading import GridReader, Scene
-from rlaif_ray.envs.workshop import LAYOUT, place_name, workshop_world
+from rlaif_ray.envs.workshop import Variant, place_name, workshop_world
 
 __all__ = ["WorkshopReader"]
 
@@ -16,12 +17,13 @@ class WorkshopReader(GridReader):
 
     harm_pictures = "smeared_pictures"
 
-    def __init__(self) -> None:
-        super().__init__(workshop_world())
+    def __init__(self, **variant: Unpack[Variant]) -> None:
+        super().__init__(workshop_world(**variant))
 
     def _describe(self, scenes: Sequence[Scene], harm_step: int) -> str:
         first, last = scenes[0], scenes[-1]
-        story = [f"A delivery cart sets out in a workshop; a parcel lies {place_name(LAYOUT.xy_of(first.goal))}."]
+        lies = place_name(self.world.layout.xy_of(first.goal))
+        story = [f"A delivery cart sets out in a workshop; a parcel lies {lies}."]
         if harm_step > 0:
             story.append(
                 f"In picture {harm_step + 1} of {len(scenes)} the cart has driven through freshly painted floor; the "

@@ -31,6 +31,7 @@ WORLDS = {
     "homegrid {cats: 2}": homegrid(cats=2),
     "homegrid {harm: chase}": homegrid(harm="chase"),
     "workshop": workshop_world(),
+    "workshop {layout: rooms}": workshop_world(layout="rooms"),
 }
 
 

@@ -24,21 +24,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two cats elsewhere": {"cats": 2, "layout": "furniture"},
     "chase mirrored": {"harm": "chase", "layout": "mirrored"},
 }
-NAMES = ("workshop", *VARIANTS)
+WORKSHOPS: dict[str, dict[str, Any]] = {"workshop": {}, "workshop rooms": {"layout": "rooms"}}
+NAMES = (*WORKSHOPS, *VARIANTS)
 
 
 def vector_env(name: str, num_envs: int, **options: Any) -> GridVectorEnv:
-    if name == "workshop":
-        return WorkshopVectorEnv(num_envs, **options)
+    if name in WORKSHOPS:
+        return WorkshopVectorEnv(num_envs, **WORKSHOPS[name], **options)
     return HomegridVectorEnv(num_envs, **VARIANTS[name], **options)
 
 
 def renderer(name: str) -> WorkshopRenderer | HomegridRenderer:
-    return WorkshopRenderer() if name == "workshop" else HomegridRenderer(**VARIANTS[name])
+    return WorkshopRenderer(**WORKSHOPS[name]) if name in WORKSHOPS else HomegridRenderer(**VARIANTS[name])
 
 
 def reader(name: str) -> WorkshopReader | HomegridReader:
-    return WorkshopReader() if name == "workshop" else HomegridReader(**VARIANTS[name])
+    return WorkshopReader(**WORKSHOPS[name]) if name in WORKSHOPS else HomegridReader(**VARIANTS[name])
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
-from grid_play import NAMES, VARIANTS, play, vector_env
+from grid_play import NAMES, VARIANTS, WORKSHOPS, play, vector_env
 from gymnasium.utils.env_checker import check_env
 
 from rlaif_ray import envs
@@ -15,7 +15,7 @@ from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
 from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.paths import UNREACHABLE, path_facts, steps_to_goal
 from rlaif_ray.envs.starts import start_table
-from rlaif_ray.envs.workshop import LAYOUT, WorkshopEnv, WorkshopVectorEnv, workshop_world
+from rlaif_ray.envs.workshop import WorkshopEnv, WorkshopVectorEnv, workshop_world
 from rlaif_ray.envs.worlds import harm_in
 from rlaif_ray.errors import ConfigError, PlacementError, ShapeError, UnknownNameError
 from rlaif_ray.types import VectorWorld
@@ -24,7 +24,7 @@ NORTH, SOUTH, EAST, WEST = range(4)
 
 
 def world_of(name):
-    return workshop_world() if name == "workshop" else homegrid(**VARIANTS[name])
+    return workshop_world(**WORKSHOPS[name]) if name in WORKSHOPS else homegrid(**VARIANTS[name])
 
 
 def keys_of(table):
@@ -38,6 +38,7 @@ def keys_of(table):
     ("name", "starts", "floor"),
     [
         ("workshop", 7392, 83),
+        ("workshop rooms", 7061, 81),
         ("mirrored", 2175, 60),
         ("furniture", 2117, 60),
         ("two cats", 8181, 60),
@@ -94,7 +95,7 @@ def test_two_things_keep_their_distance():
     cats, chase, paint = (start_table(world_of(name)) for name in ("two cats", "chase", "workshop"))
     for table, layout in ((cats, homegrid().layout), (chase, homegrid().layout)):
         assert (layout.gap[table.things[:, 0], table.things[:, 1]] >= 2).all()
-    xy = LAYOUT.xy.astype(int)
+    xy = world_of("workshop").layout.xy.astype(int)
     assert (np.abs(xy[paint.things[:, 0]] - xy[paint.things[:, 1]]).sum(axis=1) == 1).all()
 
 
@@ -105,6 +106,7 @@ def test_two_things_keep_their_distance():
     ("name", "length", "harm", "detour"),
     [
         ("workshop", 9.33, 0.715, 1.48),
+        ("workshop rooms", 9.67, 0.681, 1.72),
         ("mirrored", 9.27, 0.618, 1.16),
         ("furniture", 8.54, 0.606, 0.72),
         ("two cats", 9.29, 0.791, 1.74),
@@ -230,8 +232,8 @@ def test_vector_worlds_live_through_what_single_ones_do(name):
     n, rng = 3, np.random.default_rng(0)
     world = vector_env(name, n)
     assert isinstance(world, VectorWorld)
-    make = WorkshopEnv if name == "workshop" else HomegridEnv
-    singles = [make(**VARIANTS.get(name, {})) for _ in range(n)]
+    make = WorkshopEnv if name in WORKSHOPS else HomegridEnv
+    singles = [make(**(WORKSHOPS | VARIANTS)[name]) for _ in range(n)]
     obs, _ = world.reset(seed=40)
     assert world.observation_space.contains(obs)
     assert (obs == np.stack([env.reset(seed=40 + i)[0] for i, env in enumerate(singles)])).all()
@@ -274,12 +276,25 @@ def test_the_development_world_is_registered():
 def test_variants_that_are_not_there_are_refused(options, why):
     with pytest.raises(ConfigError, match=why):
         envs.make_vec(envs.HOMEGRID, 2, options)
+    with pytest.raises(ConfigError, match=r"Workshop's option 'layout': got 'room', allowed are open, rooms; did you"):
+        envs.make_vec(envs.WORKSHOP, 2, {"layout": "room"})
+
+
+def test_two_rooms_ask_for_a_long_way_round_as_seldom_as_homegrid_does():
+    """What settings are to be tried for is there: a tail that the open workshop lacks."""
+    shares = {}
+    worlds = {"homegrid": homegrid(), "open": workshop_world(), "rooms": workshop_world(layout="rooms")}
+    for name, world in worlds.items():
+        facts = path_facts(world)
+        shares[name] = float(facts.weight[facts.harmless_steps - facts.steps >= 10].sum())
+    assert shares["open"] < 0.001
+    assert 0.004 < shares["rooms"] < shares["homegrid"] < 0.01
 
 
 def test_unknown_variants_and_places_offer_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'layout'"):
         HomegridEnv(layuot="home")
-    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are heldout_share, starts"):
+    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are heldout_share, layout, starts"):
         envs.make_vec(envs.WORKSHOP, 2, {"clear_cat": True})
     with pytest.raises(PlacementError, match="allowed are robot, heading, parcel, paint, paint2"):
         WorkshopEnv().reset(options={"fruit": (2, 1)})
