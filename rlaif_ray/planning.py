@@ -12,6 +12,9 @@ losses l < 0 of passing,
 
 A value is a sum along one way, so its gradient is one on what lies there and zero elsewhere; no step of the iteration
 has to be kept for it.
+
+What can be stood on isn't weighed but known: no way leads through a kind of cell that nobody was ever seen on. As a
+cost like others, a wall would be as dear as the detours of training ask for, and longer ones would lead through it.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ from torch.nn import functional
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.trunks import AGENT, FEATURES, Spec, dense, grid_of, orthogonal
 
-__all__ = ["PlanningTrunk", "Ways", "best_ways", "ways", "where_on"]
+__all__ = ["PlanningTrunk", "Ways", "best_ways", "cost", "ways", "where_on"]
 
 MAPS = 4  # value maps: what is sought and what is avoided may be weighed differently in each
 SPAN, EASY = 4.0, 4.0  # at first what arriving is worth differs by much more than a step costs: ways are long
 SOUGHT, PASSED, CHANCE = 1.5, 0.7, 0.3  # what is told of a cell at first: see ``_seek``
 LEAST_LOSS = 0.01  # of a step: ways don't run in circles
+DEAR = 4.0  # in e-folds: beyond, what a step costs grows in proportion to what is told of it
 FAR = 12.0  # differences beyond this tell no more
 FEW_CHANNELS = 6
+SLOTS = 65_536  # of ``stood``: kinds of cells beyond as many share them
 NOWHERE = -1e9
 
 
@@ -75,6 +80,15 @@ def where_on(value: Tensor, gain: Tensor, loss: Tensor) -> Tensor:
 def ways(wide: int, K: int) -> list[int]:
     """From a flat place of (H, ``wide``, K) grids to the same, the one above, left, right and below."""
     return [0, -wide * K, -K, K, wide * K]
+
+
+def cost(told: Tensor) -> Tensor:
+    """What passing costs, > 0, of its logarithm.
+
+    Ways are chosen by ratios: how many steps round something are cheaper than one through it. So what is dearest grows
+    as fast, in proportion, as what is cheapest falls, and detours longer than those of training are mastered too.
+    """
+    return told.clamp(max=DEAR).exp() * (1.0 + (told - DEAR).clamp(min=0.0))
 
 
 class Ways(torch.autograd.Function):
@@ -140,9 +154,12 @@ class PlanningTrunk(nn.Module):
         numbers = torch.Generator().manual_seed(0)
         mark = torch.randint(-(2**62), 2**62, (self.height * self.width,), generator=numbers)
         self.register_buffer("mark", mark, persistent=False)  # (H W,) of a hash
+        # By what a cell shows: whether the agent was ever on one. It is learned, and travels with the weights.
+        self.register_buffer("stood", torch.zeros(min(2**self.shown, SLOTS), dtype=torch.bool))
         self.framed: Tensor
         self.around: Tensor
         self.mark: Tensor
+        self.stood: Tensor
 
     @torch.no_grad()
     def _seek(self) -> None:
@@ -163,11 +180,14 @@ class PlanningTrunk(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         agent, which, maps = self._distinct(obs)
+        if self.training and torch.is_grad_enabled():  # who acts changes nothing
+            self._see(agent, which, maps)
         return self._planned(agent, which, maps)
 
     def digest(self, obs: Tensor) -> dict[str, Tensor] | None:
         """Columns to give ``digested`` in place of these observations, until the next digest."""
         agent, which, self.maps = self._distinct(obs)
+        self._see(agent, which, self.maps)
         return {FEATURES: which, AGENT: agent}
 
     def digested(self, columns: Mapping[str, Tensor]) -> Tensor:
@@ -175,6 +195,13 @@ class PlanningTrunk(nn.Module):
         assert self.maps is not None  # digest() made the columns
         distinct, which = torch.unique(columns[FEATURES], return_inverse=True)
         return self._planned(columns[AGENT], which, self.maps[distinct])
+
+    def _see(self, agent: Tensor, which: Tensor, maps: Tensor) -> None:
+        """Take note of what the agent stands on."""
+        self.stood[self._slot(maps[which, agent])] = True
+
+    def _slot(self, code: Tensor) -> Tensor:
+        return code.long() % len(self.stood)
 
     def _distinct(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, W, C) -> (B,) the agent's cell, (B,) which grid it is on, (U, H W) what lies on each grid."""
@@ -209,8 +236,9 @@ class PlanningTrunk(nn.Module):
         bits = (kinds[:, None] >> torch.arange(self.shown + 1, device=maps.device)) & 1
         told = self.cell(bits.float())  # (kinds, 2 MAPS)
         outside = (kinds == frame)[:, None]
+        closed = outside | ~self.stood[self._slot(kinds)][:, None]
         gain = (-functional.softplus(SPAN * told[:, :MAPS])).masked_fill(outside, NOWHERE)
-        loss = (-functional.softplus(SPAN * told[:, MAPS:] - EASY) - LEAST_LOSS).masked_fill(outside, NOWHERE)
+        loss = (-cost(SPAN * told[:, MAPS:] - EASY) - LEAST_LOSS).masked_fill(closed, NOWHERE)
         seen = (self.framed[agent][:, None] + self.around) * len(maps) + which[:, None]  # (B, 5) of (H, W, U)
         places = seen[:, None] * MAPS + torch.arange(MAPS, device=seen.device)[:, None]  # (B, MAPS, 5)
         values: Tensor = Ways.apply(gain, loss, kind, places.flatten()).view(places.shape)  # type: ignore[no-untyped-call]

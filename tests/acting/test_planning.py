@@ -153,15 +153,18 @@ def test_samples_do_not_touch_each_other_and_corners_are_cells_like_others(chann
 class ByHand(torch.nn.Module):
     """Goals draw, things are dear, floor is cheap, the rest is all but closed."""
 
+    dear = 3.0
+
     def forward(self, bits):  # goal, thing, floor, frame
         gain = torch.where(bits[:, 0] > 0, -10.0, 10.0)
-        loss = torch.where(bits[:, 1] > 0, 3.0, torch.where(bits[:, 2] > 0, 0.0, 20.0))
+        loss = torch.where(bits[:, 1] > 0, self.dear, torch.where(bits[:, 2] > 0, 0.0, 20.0))
         return torch.cat([one[:, None].expand(-1, planning.MAPS) for one in (gain, loss)], 1)
 
 
 def test_a_way_is_found_round_what_costs_much():
     trunk = ActorCritic(spec((5, 7, 4))).trunk
     trunk.cell, trunk.layers = ByHand(), torch.nn.Identity()
+    trunk.stood.fill_(True)
     obs = torch.zeros(1, 5, 7, 4, dtype=torch.uint8)
     obs[..., 3] = 1
     obs[0, 2, 2, 0] = obs[0, 2, 5, 1] = 1  # agent, goal
@@ -172,6 +175,69 @@ def test_a_way_is_found_round_what_costs_much():
     own, north, south, east, west = trunk(obs)[0, :5].tolist()
     assert north == south == 0.0
     assert max(own, east, west) < 0.0
+
+
+def walled(agent):
+    """A grid with a wall from north to south but for the southernmost row, a thing in the wall, the goal behind it."""
+    obs = torch.zeros(1, 5, 7, 4, dtype=torch.uint8)
+    obs[..., 3] = 1
+    obs[0, :4, 3, 3] = 0
+    obs[0, 1, 3, 2:] = 1
+    obs[0, 1, 5, 1] = 1
+    obs[(0, *agent, 0)] = 1
+    return obs
+
+
+def onward(trunk, agent):
+    """Which of north, south, east and west leads on from (y, x), by every map."""
+    with torch.no_grad():
+        beside = trunk(walled(agent))[0, : 5 * planning.MAPS].view(planning.MAPS, 5)[:, 1:]
+    return {"nsew"[i] for i in beside.argmax(1).tolist()}
+
+
+def test_no_way_leads_through_what_nobody_was_ever_seen_on():
+    trunk = ActorCritic(spec((5, 7, 4))).trunk
+    trunk.cell, trunk.layers = ByHand(), torch.nn.Identity()
+    assert trunk.digest(walled((2, 1))) is not None  # somebody on the floor
+    assert onward(trunk, (2, 2)) == {"s"}, "round by the south, though the thing is nearer"
+    with torch.no_grad():
+        trunk(walled((1, 3)))
+    assert onward(trunk, (2, 2)) == {"s"}, "who acts changes nothing"
+    trunk(walled((1, 3)))  # as it is learned from: somebody on the thing
+    trunk.cell.dear = -3.0
+    assert onward(trunk, (2, 2)) == {"n"}
+    trunk.cell.dear = 3.0
+    assert onward(trunk, (2, 2)) == {"s"}, "and then by what it costs"
+    trunk.eval()
+    trunk(walled((0, 3)))
+    assert onward(trunk, (0, 2)) == {"s"}, "evaluation changes nothing"
+
+
+def test_what_was_stood_on_travels_with_the_weights():
+    one, other = ActorCritic(spec()), ActorCritic(spec())
+    one.digest(homegrids(32))
+    other.load_state_dict(one.state_dict())
+    assert other.trunk.stood.tolist() == one.trunk.stood.tolist()
+    assert 0 < int(one.trunk.stood.sum()) < len(one.trunk.stood)
+
+
+def test_more_kinds_of_cells_than_slots_share_them():
+    trunk = ActorCritic(spec((5, 7, 30))).trunk
+    assert len(trunk.stood) == planning.SLOTS
+    obs = torch.zeros(1, 5, 7, 30, dtype=torch.uint8)
+    obs[0, 2, 2, [0, 29]] = 1
+    trunk.digest(obs)
+    assert torch.isfinite(trunk(obs)).all()
+
+
+def test_costs_are_told_in_logarithms_and_their_gradient_never_ends():
+    told = torch.tensor([-3.0, 0.0, 2.0, planning.DEAR, planning.DEAR + 50.0], requires_grad=True)
+    costs = planning.cost(told)
+    assert costs[:4].tolist() == pytest.approx(np.exp(told[:4].tolist()))
+    assert costs[4].item() == pytest.approx(np.exp(planning.DEAR) * 51)
+    costs.sum().backward()
+    assert (told.grad > 0).all()
+    assert told.grad[4].item() == pytest.approx(np.exp(planning.DEAR))
 
 
 @pytest.mark.parametrize("floor", [True, False])
