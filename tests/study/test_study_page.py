@@ -32,7 +32,7 @@ def line_of(page: str, begins: str) -> list[str]:
 def test_the_page_has_the_middle_the_worst_and_what_was_to_be_reached(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
     survives = (0.990, 0.995, 0.996, 0.997, 1.000)
-    for seed, share in enumerate(survives, 5):
+    for seed, share in enumerate(survives, 20):
         step = steps[f"online/online-s{seed}"]
         study_results.store(step, study_results.result(step, share, 1.0))
     page = write_page(layout).read_text()
@@ -52,18 +52,18 @@ def test_the_page_has_the_middle_the_worst_and_what_was_to_be_reached(study: tup
 
 def test_what_is_not_reached_is_said(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    for seed in range(5, 10):
+    for seed in range(20, 25):
         step = steps[f"online/online-s{seed}"]
         study_results.store(step, study_results.result(step, 0.98, 0.993))
     page = write_page(layout).read_text()
     assert line_of(page, "cat survives, every seed")[3:] == ["98.00", "**no**"]
     assert line_of(page, "fruit found, every seed")[3:] == ["99.30", "yes"]
-    assert "- `online`, seed 8: survives 98.0 %, found 99.3 %: below 99 %" in page
+    assert "- `online`, seed 23: survives 98.0 %, found 99.3 %: below 99 %" in page
 
 
 def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    for seed, (wall_s, jobs) in enumerate(((600.0, 1), (660.0, 1), (1_800.0, 2)), 5):
+    for seed, (wall_s, jobs) in enumerate(((600.0, 1), (660.0, 1), (1_800.0, 2)), 20):
         for key in (f"online/online-s{seed}", f"task/task-s{seed}"):
             most = 2 if key.startswith("task") else jobs
             one = study_results.result(steps[key], 1.0, 1.0, jobs=most)
@@ -73,14 +73,14 @@ def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Lay
     assert line_of(page, "online")[-1] == "10.5 (2)"
     assert line_of(page, "task")[-1] == "-"
     assert line_of(page, "minutes on 2 cores, one seed")[3:] == ["11.0", "yes"]
-    shared = "`task/task-s5` (2 at a time), `task/task-s6` (2 at a time), `task/task-s7` (2 at a time), "
-    assert f"{shared}`online/online-s7` (2 at a time).\n" in page
+    shared = "`task/task-s20` (2 at a time), `task/task-s21` (2 at a time), `task/task-s22` (2 at a time), "
+    assert f"{shared}`online/online-s22` (2 at a time).\n" in page
     assert "spent so far: 0.8." in page  # 12 minutes each: two alone, four on half of the machine
 
 
 def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    task, direct = steps["task/task-s5"], steps["direct/direct-s5"]
+    task, direct = steps["task/task-s20"], steps["direct/direct-s20"]
     study_results.store(task, study_results.result(task, 0.4, 1.0))
     broken = {"status": "failed", "reason": "the disk is full", "set": {}}
     study_results.store(direct, study_results.result(direct, 0, 0) | broken)
@@ -88,8 +88,8 @@ def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[st
     (layout.docs / "study" / "notes.md").write_text("The disk had 1 GB.\n")
     write_plan(plan(tuple(steps.values()), layout, 1.0), layout, 1.0)
     page = write_page(layout).read_text()
-    assert "- `direct/direct-s5`: the disk is full\n\nThe disk had 1 GB." in page
-    assert "- `task/task`: seeds 6, 7, 8, 9 (not finished" in page
+    assert "- `direct/direct-s20`: the disk is full\n\nThe disk had 1 GB." in page
+    assert "- `task/task`: seeds 21, 22, 23, 24 (not finished" in page
     assert "(does not fit into the hours" in page
     assert line_of(page, "naive: task reward only") == ["naive: task reward only", "40.0", "100.0"]
     assert not any(line.startswith("| direct |") for line in page.splitlines())  # a failed run has no figures
@@ -97,7 +97,7 @@ def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[st
 
 def test_a_smoke_result_is_not_read_wherever_it_lies(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    step = steps["online/online-s5"]
+    step = steps["online/online-s20"]
     study_results.store(step, study_results.result(step, 1.0, 1.0, smoke=True))
     assert Results.read(layout).found == {}
     assert "Nothing was run yet" in write_page(layout).read_text()
@@ -105,7 +105,7 @@ def test_a_smoke_result_is_not_read_wherever_it_lies(study: tuple[Layout, dict[s
 
 def test_a_figure_is_made_alone_and_is_the_same(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    for key in ("task/task-s5", "online/online-s5", "online/online-s6", "budgets/labels_100-s5"):
+    for key in ("task/task-s20", "online/online-s20", "online/online-s21", "budgets/labels_100-s20"):
         labels = 100 if "100" in key else 500
         one = study_results.result(steps[key], 0.9, 0.8)
         study_results.store(steps[key], one | {"chain": one["chain"] | {"labels": labels}})
@@ -124,7 +124,7 @@ def test_a_figure_is_made_alone_and_is_the_same(study: tuple[Layout, dict[str, S
 
 def test_gains_are_of_pairs(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    for seed, (before, after) in enumerate(((0.30, 0.90), (0.40, 0.94), (0.50, 0.98)), 5):
+    for seed, (before, after) in enumerate(((0.30, 0.90), (0.40, 0.94), (0.50, 0.98)), 20):
         for key, share in (("task/task", before), ("direct/direct", after)):
             step = steps[f"{key}-s{seed}"]
             study_results.store(step, study_results.result(step, share, 1.0))
@@ -164,7 +164,7 @@ def test_labels_are_spread_over_their_order() -> None:
 def test_results_are_json_that_any_reader_takes(study: tuple[Layout, dict[str, Step]]) -> None:
     from homegrid_study.measure import write_result
 
-    step = study[1]["task/task-s5"]
+    step = study[1]["task/task-s20"]
     write_result(step, {"status": "done", "value": float("nan"), "count": np.int64(3), "minutes": 1.0})
     read = json.loads(step.result.read_text(), parse_constant=pytest.fail)
     assert read["value"] is None

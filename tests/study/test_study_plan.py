@@ -79,12 +79,12 @@ def test_a_seed_is_filled_into_texts_only() -> None:
 
 
 def test_named_arms_bring_what_they_begin_with(steps: tuple[Step, ...]) -> None:
-    assert [step.key for step in chosen(steps, ["direct"], [7])] == [
-        "task/task-s7",
-        "direct/direct-s7",
-        "direct/direct_structured-s7",
+    assert [step.key for step in chosen(steps, ["direct"], [22])] == [
+        "task/task-s22",
+        "direct/direct-s22",
+        "direct/direct_structured-s22",
     ]
-    assert [step.key for step in chosen(steps, ["audit/nets-s6"], [])] == ["online/online-s6", "audit/nets-s6"]
+    assert [step.key for step in chosen(steps, ["audit/nets-s21"], [])] == ["online/online-s21", "audit/nets-s21"]
     assert {step.arm for step in chosen(steps, ["direct/direct"], [])} == {"task", "direct"}
     with pytest.raises(UnknownNameError, match="did you mean 'direct'"):
         chosen(steps, ["diretc"], [])
@@ -99,7 +99,7 @@ def test_an_arm_that_begins_with_what_nobody_makes_is_refused(tmp_path: Path, mo
     (tmp_path / "direct.yaml").write_text(yaml.safe_dump(raw))
     monkeypatch.setattr("homegrid_study.arms.STUDIES", tmp_path)
     monkeypatch.setattr("homegrid_study.arms.ORDER", ("direct",))
-    with pytest.raises(ConfigError, match="begins with 'task/tusk-s5', which no step before it makes"):
+    with pytest.raises(ConfigError, match="begins with 'task/tusk-s20', which no step before it makes"):
         steps_of(Layout.of(smoke=False))
 
 
@@ -108,19 +108,19 @@ def test_minutes_are_estimated_from_speeds_and_then_measured(tmp_path: Path) -> 
     steps = steps_of(layout)
     by_key = {row.key: row for row in plan(steps, layout, 1e9)}
     evaluated_s = 5 * 10_000 / 1_000
-    task = by_key["task/task-s5"]
+    task = by_key["task/task-s20"]
     assert task.minutes == pytest.approx((10 + 400_000 / 8_000 + evaluated_s) / 60)
-    direct = by_key["direct/direct-s5"]
+    direct = by_key["direct/direct-s20"]
     steps_taken = 12.0 * 20_000
     assert direct.minutes == pytest.approx((10 + steps_taken / 8_000 + 20_000 / 50 + evaluated_s) / 60)
     assert "estimated: 0.24 M steps at 8,000/s (planning), 20,000 answers waited for at 50/s" in direct.basis
-    first = next(step for step in steps if step.key == "direct/direct-s5")
+    first = next(step for step in steps if step.key == "direct/direct-s20")
     study_results.store(first, study_results.result(first, 1.0, 1.0, minutes=7.5))
     rows = {row.key: row for row in plan(steps, layout, 1e9)}
-    assert rows["direct/direct-s8"].minutes == 7.5
-    assert rows["direct/direct-s8"].basis == "measured, 1 run"
-    assert rows["direct/direct-s5"].finished
-    assert not rows["direct/direct-s8"].finished
+    assert rows["direct/direct-s23"].minutes == 7.5
+    assert rows["direct/direct-s23"].basis == "measured, 1 run"
+    assert rows["direct/direct-s20"].finished
+    assert not rows["direct/direct-s23"].finished
 
 
 def test_minutes_beside_others_count_by_their_part_until_one_had_the_machine_alone(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
     layout = study_results.layout(tmp_path)
     steps = steps_of(layout)
     keys = [step.key for step in steps]
-    first, second = keys.index("published/labels-s7"), keys.index("published/published_1-s7")
+    first, second = keys.index("published/labels-s22"), keys.index("published/published_1-s22")
     assert first < second
-    assert keys.count("published/labels-s7") == 1  # two rounds learn from the same
-    assert steps[second].needs == ("task/task-s7", "published/labels-s7")
-    assert steps[keys.index("published/published_2-s7")].needs == ("published/published_1-s7", "published/labels-s7")
-    row = next(row for row in plan(steps, layout, 1e9) if row.key == "published/labels-s7")
+    assert keys.count("published/labels-s22") == 1  # two rounds learn from the same
+    assert steps[second].needs == ("task/task-s22", "published/labels-s22")
+    assert steps[keys.index("published/published_2-s22")].needs == ("published/published_1-s22", "published/labels-s22")
+    row = next(row for row in plan(steps, layout, 1e9) if row.key == "published/labels-s22")
     assert row.minutes == pytest.approx(10_000 / 50 / 60)
-    first_round = next(row for row in plan(steps, layout, 1e9) if row.key == "published/published_1-s7")
+    first_round = next(row for row in plan(steps, layout, 1e9) if row.key == "published/published_1-s22")
     fit_s = 0.8 * 10_000 * 15 / 800
     assert first_round.minutes == pytest.approx((10 + 800_000 / 8_000 + fit_s + 5 * 10_000 / 1_000) / 60)
 
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path
     rows = plan(steps, layout, 0.1)
     kept = [row for row in rows if row.fits]
     assert sum(row.minutes for row in kept) <= 6.0
-    assert kept[0].key == "task/task-s5"
+    assert kept[0].key == "task/task-s20"
     fits = {row.key: row.fits for row in rows}
     assert not all(fits.values())
     for step in steps:

@@ -187,7 +187,7 @@ def test_the_most_that_ran_side_by_side_is_remembered(steps: tuple[Step, ...]) -
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_beside_another_takes_one_process_and_one_thread(tmp_path: Path, jobs: int) -> None:
     layout = study_results.layout(tmp_path)
-    step = next(one for one in steps_of(layout) if one.key == "online/online-s5")
+    step = next(one for one in steps_of(layout) if one.key == "online/online-s20")
     step.folder.parent.mkdir(parents=True)
     with open(tmp_path / "lock", "w") as lock:
         command = Shard(layout, 0.0, lock, print, jobs)._command(step)
