@@ -10,7 +10,7 @@ import pytest
 import study_results
 import yaml
 from homegrid_study.arms import ORDER, STUDIES, Layout, Step, chosen, steps_of
-from homegrid_study.hours import HOURS, plan
+from homegrid_study.hours import HOURS, plan, planned, write_plan
 from homegrid_study.stored import HEADLINE
 
 from rlaif_ray.config.sweeping import read_study
@@ -178,3 +178,14 @@ def test_speeds_measured_before_a_network_was_added_say_to_measure_again(tmp_pat
     layout.speeds.write_text(json.dumps(speeds))
     with pytest.raises(ConfigError, match="without the policy network 'planning'; measure again: "):
         plan(steps_of(layout), layout, HOURS)
+
+
+def test_a_plan_says_what_is_run_and_one_of_other_arms_is_refused(tmp_path: Path) -> None:
+    layout = study_results.layout(tmp_path)
+    steps = steps_of(layout)
+    rows = plan(steps, layout, 0.1)
+    write_plan(rows, layout, 0.1)
+    assert [step.key for step in planned(steps, layout)] == [row.key for row in rows if row.fits]
+    write_plan(rows[2:], layout, 0.1)
+    with pytest.raises(ConfigError, match=rf"plan.json doesn't know 'task/task-s20' \(2 of {len(steps)} steps\).*anew"):
+        planned(steps, layout)

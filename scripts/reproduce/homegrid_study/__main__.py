@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from homegrid_study.arms import Layout, Step, chosen, steps_of
-from homegrid_study.hours import HOURS, Planned, measure_speeds, plan, write_plan
+from homegrid_study.hours import HOURS, Planned, measure_speeds, plan, planned, write_plan
 from rlaif_ray.errors import RlaifError
 
 
@@ -86,18 +86,10 @@ def do_run(options: argparse.Namespace, layout: Layout) -> int:
     steps = steps_of(layout)
     wanted = chosen(steps, options.arm, options.seeds)
     if not options.arm and layout.plan.is_file():
-        wanted = _planned(wanted, layout)
+        wanted = planned(wanted, layout)
     done = run_shard(wanted, layout, options.hours, lambda line: print(line, flush=True), options.jobs)
     print(f"{len(done['finished'])} finished, {len(done['failed'])} failed, {len(done['left'])} left")
     return 1 if done["failed"] else 0
-
-
-def _planned(steps: tuple[Step, ...], layout: Layout) -> tuple[Step, ...]:
-    """Those that fit into the hours of the plan; without a plan all are run in their order."""
-    import json
-
-    fitting = {row["key"] for row in json.loads(layout.plan.read_text())["steps"] if row["fits"]}
-    return tuple(step for step in steps if step.key in fitting)
 
 
 def do_status(options: argparse.Namespace, layout: Layout) -> int:

@@ -26,7 +26,7 @@ from rlaif_ray.errors import ConfigError
 from rlaif_ray.files import write_whole
 from rlaif_ray.machine import this_machine
 
-__all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "write_plan"]
+__all__ = ["HOURS", "Planned", "Speeds", "measure_speeds", "plan", "planned", "write_plan"]
 
 HOURS = 12.0
 MEASURE = "scripts/reproduce/homegrid plan --measure"
@@ -101,6 +101,20 @@ def write_plan(rows: Sequence[Planned], layout: Layout, hours: float) -> None:
     facts = {"command": f"scripts/reproduce/homegrid plan --hours {hours:g}", "smoke": layout.smoke, "hours": hours,
              "machine": this_machine(), "steps": [asdict(row) for row in rows]}  # fmt: skip
     write_whole(layout.plan, json.dumps(facts, indent=1) + "\n")
+
+
+def planned(steps: Sequence[Step], layout: Layout) -> tuple[Step, ...]:
+    """Those that fit into the hours of ``plan.json``.
+
+    Raises ConfigError where the arms have changed since it was made: what it doesn't know would never be run.
+    """
+    fits = {row["key"]: row["fits"] for row in json.loads(layout.plan.read_text())["steps"]}
+    if unknown := [step.key for step in steps if step.key not in fits]:
+        raise ConfigError(
+            f"{layout.plan} doesn't know {unknown[0]!r} ({len(unknown)} of {len(steps)} steps): the arms have changed "
+            "since it was made; `scripts/reproduce/homegrid plan` makes it anew"
+        )
+    return tuple(step for step in steps if fits[step.key])
 
 
 @dataclass(frozen=True)
