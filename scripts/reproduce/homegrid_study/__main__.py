@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from homegrid_study.arms import Layout, Step, chosen, steps_of
+from homegrid_study.arms import Layout, chosen, steps_of
 from homegrid_study.hours import HOURS, Planned, measure_speeds, plan, planned, write_plan
 from rlaif_ray.errors import RlaifError
 
