@@ -7,7 +7,7 @@ goal, and may do harm on the way, of which the task reward says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -16,10 +16,10 @@ import numpy as np
 
 from rlaif_ray.envs.layout import Layout
 from rlaif_ray.envs.sprites import TILE
-from rlaif_ray.errors import ConfigError, nearest
+from rlaif_ray.errors import ConfigError, UnknownNameError, nearest
 from rlaif_ray.types import Array
 
-__all__ = ["NEVER", "GridWorld", "check_choice"]
+__all__ = ["NEVER", "GridWorld", "check_choice", "check_options"]
 
 NEVER: Final = -1
 """The step of harm in an episode without any."""
@@ -120,6 +120,13 @@ class GridWorld:
         boards[goals, goals, 1] = 1
         boards[goals, goals, accessible] = 0
         return boards
+
+
+def check_options(world: str, names: Iterable[str], allowed: Sequence[str]) -> None:
+    """Raises UnknownNameError for the first name that is none of ``allowed``."""
+    for name in names:
+        if name not in allowed:
+            raise UnknownNameError(f"option of {world}", name, allowed)
 
 
 def check_choice(world: str, option: str, value: object, allowed: Sequence[str]) -> None:

@@ -13,10 +13,10 @@ from functools import cache, partial
 from typing import Final, Literal, TypedDict, Unpack
 
 from rlaif_ray.envs import sprites
-from rlaif_ray.envs.gridworld import GridWorld, check_choice
+from rlaif_ray.envs.gridworld import GridWorld, check_choice, check_options
 from rlaif_ray.envs.homegrid_layout import LAYOUTS
 from rlaif_ray.envs.scenery import house
-from rlaif_ray.errors import ConfigError, UnknownNameError
+from rlaif_ray.errors import ConfigError
 from rlaif_ray.types import Array
 
 __all__ = ["OBS_SHAPE", "STATE_COLUMNS", "VARIANTS", "Variant", "homegrid"]
@@ -47,9 +47,7 @@ VARIANTS: Final = tuple(Variant.__annotations__)
 
 def homegrid(**variant: Unpack[Variant]) -> GridWorld:
     """The world and its variants: the same object for the same. Raises ConfigError for an option that can't be."""
-    for name in variant:
-        if name not in VARIANTS:
-            raise UnknownNameError("option of Homegrid", name, VARIANTS)
+    check_options("Homegrid", variant, VARIANTS)
     layout, cats, harm = variant.get("layout", "home"), variant.get("cats", 1), variant.get("harm", "squash")
     check_choice("Homegrid", "layout", layout, tuple(LAYOUTS))
     check_choice("Homegrid", "harm", harm, _HARMS)

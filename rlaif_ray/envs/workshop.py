@@ -13,11 +13,10 @@ from typing import Final, Literal, TypedDict, Unpack
 from rlaif_ray.envs import sprites
 from rlaif_ray.envs.drawing import GridRenderer, Shown
 from rlaif_ray.envs.gridenv import GridEnv, GridVectorEnv
-from rlaif_ray.envs.gridworld import GridWorld, check_choice
+from rlaif_ray.envs.gridworld import GridWorld, check_choice, check_options
 from rlaif_ray.envs.layout import ACTIONS, Layout
 from rlaif_ray.envs.starts import HELDOUT_SHARE, Starts
 from rlaif_ray.envs.workshop_art import SPRITES, cart, workshop
-from rlaif_ray.errors import UnknownNameError
 from rlaif_ray.types import Array
 
 __all__ = [
@@ -85,9 +84,7 @@ _FURNITURE: Final = {"s": "shelf", "b": "bench", "m": "machine", "p": "pallet"}
 
 def workshop_world(**variant: Unpack[Variant]) -> GridWorld:
     """The world and its variant: the same object for the same. Raises ConfigError for an option that can't be."""
-    for name in variant:
-        if name not in VARIANTS:
-            raise UnknownNameError("option of Workshop", name, VARIANTS)
+    check_options("Workshop", variant, VARIANTS)
     layout = variant.get("layout", "open")
     check_choice("Workshop", "layout", layout, tuple(LAYOUTS))
     return _made(layout)
