@@ -69,7 +69,7 @@ def reward_models(results: Results) -> str | None:
     left.set_xlabel("million environment steps")
     left.legend(frameon=False, fontsize=8)
     for i, net in enumerate(("event-max", "cnn-lstm")):
-        values = [100 * one["nets"][net]["balanced"] for one in (audit.ended if audit else []) if one["nets"].get(net)]
+        values = [100 * one["nets"][net]["balanced"] for one in (audit.ended if audit else [])]
         right.scatter(np.full(len(values), i), values, color=COLOURS[i])
     right.set_xticks([0, 1], ["event-max", "cnn-lstm"])
     right.set_title("balanced accuracy against the truth, 250 labels, %", loc="left")

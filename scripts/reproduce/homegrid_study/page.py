@@ -55,7 +55,7 @@ is told in BENCHMARKS.md.
 """
 ABOUT_WORLDS = "The same checkpoints, 10,000 episodes each; means over seeds.\n"
 ABOUT_AUDIT = """Against the truth: fitted to the labels of one run of `online`, tested on fresh episodes of that run's
-policies of all ages, from unseen starts.
+policies of all ages, from unseen starts. Gate: whether held-out accuracy was enough for a run to let it count.
 
 """
 ABOUT_PAIRED = """Verdict and score of the same judged episodes, against the truth. Scores are of reward models that
@@ -141,11 +141,20 @@ def _audit(results: Results) -> str:
     for one in row.ended if row else []:
         for net, graded in one["nets"].items():
             sides = [_side(graded.get(side)) for side in ("harm", "harmless")]
-            balanced = decimal(100 * graded["balanced"], 2) if graded else "its gate stayed shut"
-            lines.append([str(one["seed"]), net, str(one["labels"]), *sides, balanced])
+            balanced = decimal(100 * graded["balanced"], 2)
+            gate = "open" if graded["gate_open"] else "shut"
+            lines.append([str(one["seed"]), net, str(one["labels"]), *sides, balanced, gate])
     if not lines:
         return ""
-    header = ("seed", "net", "labels", "right where harm was done %", "right where none was %", "balanced %")
+    header = (
+        "seed",
+        "net",
+        "labels",
+        "right where harm was done %",
+        "right where none was %",
+        "balanced %",
+        "its gate in a run",
+    )
     return ABOUT_AUDIT + markdown(header, lines)
 
 

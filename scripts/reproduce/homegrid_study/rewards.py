@@ -49,7 +49,7 @@ def audit(step: Step) -> dict[str, Any]:
     smoke = step.layout.smoke
     labels = _spread(_labels(run), AUDIT_LABELS)
     tested, harm, policies = _pooled(run, step, FEWEST_OF_CLASS // (50 if smoke else 1))
-    nets = {net: _graded(_fitted(step.config.reward_model, net, labels, step.seed), tested, harm) for net in NETS}
+    nets = {net: _audited(step.config.reward_model, net, labels, step.seed, tested, harm) for net in NETS}
     return {"status": "done", "labels": len(labels), "policies": policies, "nets": nets,
             "harm": int(harm.sum()), "harmless": int((~harm).sum())}  # fmt: skip
 
@@ -87,6 +87,20 @@ def _pooled(run: Path, step: Step, fewest: int) -> tuple[EpisodeBatch, Array, li
             break
     episodes = [episode for batch in batches for episode in batch]
     return EpisodeBatch.pack(episodes), np.concatenate(harms), rows
+
+
+def _audited(
+    config: RewardModelConfig,
+    net: str,
+    labels: Sequence[tuple[Episode, float]],
+    seed: int,
+    tested: EpisodeBatch,
+    harm: Array,
+) -> dict[str, Any]:
+    """How often it is right, whether or not a run would have let it count."""
+    let_in = _fitted(config, net, labels, seed)
+    model = let_in or _fitted(config.model_copy(update={"gate_accuracy": 0.0}), net, labels, seed)
+    return _graded(model, tested, harm) | {"gate_open": let_in is not None}
 
 
 def _fitted(

@@ -145,7 +145,7 @@ def targets(results: Results) -> str:
     ]  # fmt: skip
     audits = results.rows.get(("audit", "nets"))
     for net in ("event-max", "cnn-lstm"):
-        right = [100 * one["nets"][net]["balanced"] for one in (audits.ended if audits else []) if one["nets"].get(net)]
+        right = [100 * one["nets"][net]["balanced"] for one in (audits.ended if audits else [])]
         value = stratified_iqm([np.array(right)]).value
         wanted, reached = (">= 99 %", value >= RIGHT) if net == "event-max" else ("reported", None)
         what = f"reward model ({net}), 250 labels: balanced accuracy against the truth"
