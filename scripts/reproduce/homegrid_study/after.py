@@ -24,12 +24,12 @@ def write_down(step: Step) -> None:
     if step.kind == "audit":
         from homegrid_study.rewards import audit
 
-        found, over = audit(step), step.layout.runs / step.needs[0]
+        found = audit(step)
     else:
-        found, over = measured(step, clock.seconds, clock.jobs), step.folder
+        found = measured(step, clock.seconds, clock.jobs)
     write_result(step, found | Clock.of(step).figures)  # whoever began this process has gone on counting
-    if step.study != AUDITED:  # its policies of all ages are audited first
-        tidy(over)
+    if step.kind != "audit" and step.study != AUDITED:  # whose policies of all ages are audited, if need be again
+        tidy(step.folder)
 
 
 if __name__ == "__main__":
