@@ -95,6 +95,23 @@ def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[st
     assert not any(line.startswith("| direct |") for line in page.splitlines())  # a failed run has no figures
 
 
+def test_files_that_ask_the_same_share_a_table_below_what_was_found(study: tuple[Layout, dict[str, Step]]) -> None:
+    layout, steps = study
+    for key in ("online/online-s20", "nets/cnn_lstm_mlp-s20", "nets_cnn/cnn_lstm_cnn-s20"):
+        study_results.store(steps[key], study_results.result(steps[key], 1.0, 1.0))
+    (layout.docs / "study").mkdir(parents=True)
+    (layout.docs / "study" / "findings.md").write_text("The nets matter.\n")
+    page = write_page(layout).read_text()
+    assert "## What was found\n\nThe nets matter.\n\n## Outcomes" in page
+    heading = f"## {steps['nets/cnn_lstm_mlp-s20'].about}\n"
+    assert page.count(heading) == 1
+    table = page.partition(heading)[2].partition("\n## ")[0]
+    assert [row for row in ("online", "cnn_lstm_mlp", "cnn_lstm_cnn") if f"| {row} |" in table] == [
+        "online", "cnn_lstm_mlp", "cnn_lstm_cnn",
+    ]  # fmt: skip
+    assert table.count("| online |") == 1
+
+
 def test_a_smoke_result_is_not_read_wherever_it_lies(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
     step = steps["online/online-s20"]

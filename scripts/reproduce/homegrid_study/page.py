@@ -24,8 +24,8 @@ from rlaif_ray.report.figures import count, decimal
 
 __all__ = ["page", "write_page"]
 
-# What a person has found about failures, kept beside the figures: figures alone don't say why.
-NOTES = "study/notes.md"
+# What a person has made of the figures, and found about failures, kept beside them: figures alone don't say why.
+FINDINGS, NOTES = "study/findings.md", "study/notes.md"
 MARK = 99.0  # of every seed of an arm with feedback, in percent
 HEAD = """# The Homegrid study
 
@@ -79,17 +79,18 @@ def write_page(layout: Layout) -> Path:
     figures = {path.stem for path in write_figures(layout, results=results)}
     path = layout.docs / "STUDY.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    notes = layout.docs / NOTES
-    path.write_text(page(results, figures, notes.read_text() if notes.is_file() else ""))
+    findings, notes = (file.read_text() if (file := layout.docs / name).is_file() else "" for name in (FINDINGS, NOTES))
+    path.write_text(page(results, figures, findings, notes))
     return path
 
 
-def page(results: Results, figures: set[str], notes: str) -> str:
-    """The text; ``figures``: names of those that there are; ``notes``: on what failed."""
+def page(results: Results, figures: set[str], findings: str, notes: str) -> str:
+    """The text; ``figures``: names of those that there are; ``findings``: what they say; ``notes``: on what failed."""
     parts = [
         SMOKE if results.layout.smoke else "",
         _head(results),
         "## What was to be reached\n", targets(results),
+        "## What was found\n" if findings else "", findings,
         "## Outcomes on unseen starts\n", ABOUT_OUTCOMES, outcomes(results.headline, published=True),
         _figure("cost-quality", figures), _gains(results),
         "## Survival and success, naive and trained\n", naive_and_trained(results),
@@ -124,15 +125,16 @@ def _gains(results: Results) -> str:
 
 
 def _one_thing_changed(results: Results) -> list[str]:
-    parts: list[str] = []
+    """A table a question: files that ask the same share one."""
+    asked: dict[str, list[Row]] = {}
     for study in ORDER:
         rows = [row for row in results.trained(study) if row.ended]
         if not rows or study in ("task", "published", "direct", "online", "hybrid"):
             continue
-        about = rows[0].ended[0]["about"]
-        reference = [results.rows[REFERENCE]] if study != "worlds" else []  # another world is no other setting
-        parts += [f"## {about}\n", outcomes([*reference, *rows])]
-    return parts
+        # Another world is no other setting.
+        reference = [results.rows[REFERENCE]] if study != "worlds" else []
+        asked.setdefault(rows[0].ended[0]["about"], reference).extend(rows)
+    return [part for about, rows in asked.items() for part in (f"## {about}\n", outcomes(rows))]
 
 
 def _audit(results: Results) -> str:
