@@ -145,6 +145,8 @@ def test_labels_bought_before_are_a_step_of_their_own(tmp_path: Path) -> None:
     assert keys.count("published/labels-s22") == 1  # two rounds learn from the same
     assert steps[second].needs == ("task/task-s22", "published/labels-s22")
     assert steps[keys.index("published/published_2-s22")].needs == ("published/published_1-s22", "published/labels-s22")
+    full = next(step for step in steps if step.key == "published_full/full_labels-s22")
+    assert full.needs == ("published_full/full_task-s22",)  # a data set is of the policy that its run begins with
     row = next(row for row in plan(steps, layout, 1e9) if row.key == "published/labels-s22")
     assert row.minutes == pytest.approx(10_000 / 50 / 60)
     first_round = next(row for row in plan(steps, layout, 1e9) if row.key == "published/published_1-s22")

@@ -22,7 +22,7 @@ __all__ = ["AUDIT", "AUDITED", "Layout", "Step", "chosen", "steps_of"]
 # What is compared first is run first: hours may not reach to the end.
 ORDER = (
     "task", "published", "direct", "online", "hybrid", "budgets", "nets", "credit", "select", "wording", "mend",
-    "worlds", "nets_cnn",
+    "worlds", "published_full", "nets_cnn",
 )  # fmt: skip
 STUDIES = Path("tune_configs/study")
 RUNS = "runs/study"  # as the files name it
@@ -108,9 +108,8 @@ class Step:
         """Keys of the steps whose runs it begins with."""
         if self.kind == "audit":
             return (f"{AUDITED}/{AUDITED}-s{self.seed}",)
-        if self.kind == "label":
-            return (f"task/task-s{self.seed}",)
-        paths = [Path(text) for text in (self.config.run.init, self.config.reward_model.labels) if text]
+        labels = self.config.reward_model.labels if self.kind == "train" else ""  # a data set is no other's
+        paths = [Path(text) for text in (self.config.run.init, labels) if text]
         return tuple(str(path.relative_to(self.layout.runs)) for path in paths)
 
 
@@ -158,7 +157,7 @@ def _step(name: str, study: Study, base: Config, cell: Cell, layout: Layout) -> 
 
 
 def _labelling(step: Step, before: list[Step]) -> list[Step]:
-    """The data set that a run learns from, where no run before has needed it."""
+    """The data set that a run learns from, of the policy that it begins with; none where a run before has needed it."""
     folder = Path(step.config.reward_model.labels)
     arm, _, _ = folder.name.rpartition("-s")
     made = Step("label", folder.parent.name, arm, step.seed, step.config, step.layout, "Labels bought before a run.")
