@@ -44,7 +44,8 @@ ABOUT_OUTCOMES = """Interquartile means over seeds with 95 % stratified bootstra
 episodes each, from starts held out of training, labels and tuning; the policy acts as it learned to (stochastic).
 Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. A label is an
 answer that was bought: an episode exactly like one asked about before takes that answer again, at no price. Minutes are
-of runs that had the machine to themselves all the time; in brackets how many, where not all; a dash: none had.
+of training, from its first step to its last, without these evaluations, and of runs that had the machine to themselves
+all the time; in brackets how many, where not all; a dash: none had.
 The published figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our reproduction
 of that procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column.
 """
