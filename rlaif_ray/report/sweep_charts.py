@@ -23,6 +23,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 GRID_POINTS = 200
 MOST_CURVES = 12  # more can't be told apart
+TOP = 0.05  # percent: what is nearer to 100 % than that looks like it
+WIDE = 10.0  # times the cheapest: beyond it a linear axis hides what is cheap
 
 
 def _style(i: int) -> tuple[str, Any, str]:
@@ -55,8 +57,7 @@ def cost_quality_chart(record: SweepRecord, unit: str) -> str | None:
         axes.set_title(f"{name.replace('_', ' ')} (truth), %", loc="left")
         axes.set_xlabel(f"stand-alone cost of a run, {_unit(record, unit)}")
         _scale(axes, record, unit)
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -2.0), min(high, 100.0 + 0.05 * (100.0 - low)))  # there is no 104 % of episodes
+        _percent_scale(axes)
     front = front_of(record, unit)
     points = [(float(np.nanmean(a.costs(unit))), interquartile_mean(a.outcomes(record.value))) for a in front]
     many[0].plot(*zip(*points, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
@@ -86,9 +87,29 @@ def _scale(axes: Axes, record: SweepRecord, unit: str) -> None:
     """From none; logarithmic above the cheapest where a linear axis would hide the cheap ones."""
     costs = np.concatenate([arm.costs(unit) for arm in record.arms])
     costs = costs[np.isfinite(costs) & (costs > 0)]
-    if len(costs) and costs.max() > 100 * costs.min():
+    if len(costs) and costs.max() > WIDE * costs.min():
         axes.set_xscale("symlog", linthresh=float(costs.min()))
     axes.set_xlim(left=-0.02 * float(costs.max(initial=1.0)))  # a point at no cost is seen whole
+
+
+def _percent_scale(axes: Axes) -> None:
+    """There is no 104 % of episodes; and where all is near 100 % but for a few, tenths of a percent are what counts."""
+    low, high = axes.get_ylim()
+    if high < 99.0 or low > 97.0:
+        axes.set_ylim(max(low, -2.0), min(high, 100.0 + 0.05 * (100.0 - low)))
+        return
+
+    def opened(percent: Array) -> Array:
+        return -np.log10(100.0 + TOP - np.minimum(percent, 100.0))
+
+    def closed(height: Array) -> Array:
+        return 100.0 + TOP - 10.0 ** (-np.asarray(height))
+
+    axes.set_yscale("function", functions=(opened, closed))
+    axes.set_ylim(max(low, 0.0), 100.0)
+    ticks = [0.0, 50.0, 80.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0]
+    axes.set_yticks([tick for tick in ticks if tick >= low], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _unit(record: SweepRecord, unit: str) -> str:

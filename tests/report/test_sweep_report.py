@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,8 +14,9 @@ from rlaif_ray.cli import main
 from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.config.sweeping import study_from
 from rlaif_ray.errors import ConfigError
+from rlaif_ray.report.charts import blank_figure
 from rlaif_ray.report.sweep import SweepRecord
-from rlaif_ray.report.sweep_charts import front_of
+from rlaif_ray.report.sweep_charts import _percent_scale, front_of
 from rlaif_ray.report.sweep_html import headline, prices, statements, write_sweep_report
 from rlaif_ray.report.sweep_tables import best_arm
 from rlaif_ray.sweep.place import Place
@@ -176,3 +178,14 @@ def test_a_sweep_that_has_only_begun_is_reported_as_such(tmp_path: Path) -> None
     assert "0 of 20 trials have ended: nothing to compare yet" in page
     assert "<svg" not in page
     assert not (place.folder / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(("low", "high", "opened"), [(35.0, 99.9, True), (35.0, 80.0, False), (99.2, 99.9, False)])
+def test_tenths_of_a_percent_are_told_apart_near_the_top(low: float, high: float, opened: bool) -> None:
+    _, (axes,) = blank_figure(1)
+    axes.plot([0, 1], [low, high])
+    _percent_scale(axes)
+    heights = axes.transData.transform(np.array([[0.0, 40.0], [0.0, 50.0], [0.0, 99.0], [0.0, 99.9]]))[:, 1]
+    assert (np.diff(heights) > 0).all()
+    assert bool(heights[3] - heights[2] > heights[1] - heights[0]) is opened
+    assert axes.get_ylim()[1] <= 104.0 - 0.04 * low

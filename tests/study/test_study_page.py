@@ -122,7 +122,8 @@ def test_a_smoke_result_is_not_read_wherever_it_lies(study: tuple[Layout, dict[s
 
 def test_a_figure_is_made_alone_and_is_the_same(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
-    for key in ("task/task-s20", "online/online-s20", "online/online-s21", "budgets/labels_100-s20"):
+    first = [f"{arm}-s20" for arm in ("task/task", "online/online", "direct/direct", "budgets/labels_100")]
+    for key in (*first, "online/online-s21"):
         labels = 100 if "100" in key else 500
         one = study_results.result(steps[key], 0.9, 0.8)
         study_results.store(steps[key], one | {"chain": one["chain"] | {"labels": labels}})

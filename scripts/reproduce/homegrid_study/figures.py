@@ -30,8 +30,17 @@ def cost_quality(results: Results) -> str | None:
 
 
 def learning_curves(results: Results) -> str | None:
-    """Outcomes of training episodes over steps."""
-    rows = [row for row in results.headline if row.ended]
+    """Outcomes of training episodes over steps: the task alone, the published procedure, online feedback."""
+    return _curves(results, ("task", "published", "online"))
+
+
+def shares(results: Results) -> str | None:
+    """Outcomes of training episodes over steps: direct, distilled and hybrid, from the same task-only policies."""
+    return _curves(results, ("direct", "hybrid"))
+
+
+def _curves(results: Results, studies: Sequence[str]) -> str | None:
+    rows = [row for row in results.headline if row.ended and row.study in studies]
     return curves_chart(results.record(rows)) if rows else None
 
 
@@ -72,6 +81,7 @@ def reward_models(results: Results) -> str | None:
         values = [100 * one["nets"][net]["balanced"] for one in (audit.ended if audit else [])]
         right.scatter(np.full(len(values), i), values, color=COLOURS[i])
     right.set_xticks([0, 1], ["event-max", "cnn-lstm"])
+    right.set_xlim(-0.5, 1.5)
     right.set_title("balanced accuracy against the truth, 250 labels, %", loc="left")
     return svg_text(figure)
 
@@ -94,6 +104,7 @@ def _curve(row: Row) -> tuple[Array, Array]:
 FIGURES: dict[str, Callable[[Results], str | None]] = {
     "cost-quality": cost_quality,
     "learning-curves": learning_curves,
+    "shares": shares,
     "label-budgets": budgets,
     "reward-models": reward_models,
 }
