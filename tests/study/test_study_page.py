@@ -38,9 +38,9 @@ def test_the_page_has_the_middle_the_worst_and_what_was_to_be_reached(study: tup
     page = write_page(layout).read_text()
     row = line_of(page, "online")
     # The middle half of five values: one is left out at each end.
-    assert row[2].startswith("99.6 [")
+    assert row[2].startswith("99.60 [")
     assert row[1] == "5 of 5"
-    assert row[3:5] == ["99.0", "100.0 [100.0, 100.0]"]
+    assert row[3:5] == ["99.00", "100.00 [100.00, 100.00]"]
     assert row[6:] == ["11.2 [11.2, 11.2]", "500", "3.25", "3.50", "10.0"]
     assert line_of(page, "cat survives, interquartile mean")[3:] == ["99.60", "yes"]
     assert line_of(page, "fruit found, every seed")[3:] == ["100.00", "yes"]
@@ -91,7 +91,7 @@ def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[st
     assert "- `direct/direct-s20`: the disk is full\n\nThe disk had 1 GB." in page
     assert "- `task/task`: seeds 21, 22, 23, 24 (not finished" in page
     assert "(does not fit into the hours" in page
-    assert line_of(page, "naive: task reward only") == ["naive: task reward only", "40.0", "100.0"]
+    assert line_of(page, "naive: task reward only") == ["naive: task reward only", "40.00", "100.00"]
     assert not any(line.startswith("| direct |") for line in page.splitlines())  # a failed run has no figures
 
 

@@ -59,8 +59,8 @@ def _line(row: Row) -> list[str]:
     survives, found = 100 * row.outcome("cat_survived"), 100 * row.outcome("found")
     return [
         row.arm, f"{len(row.ended)} of {len(row.results)}",
-        _share(survives / 100, 1), decimal(_least(survives)),
-        _share(found / 100, 1), decimal(_least(found)),
+        _share(survives / 100, 2), decimal(_least(survives), 2),
+        _share(found / 100, 2), decimal(_least(found), 2),
         interval(stratified_iqm([row.outcome("mean_length")])),
         count(_mean(row.chain("labels"))), decimal(_mean(row.chain("usd")), 2),
         decimal(_mean(row.chain("steps")) / 1e6, 2), _minutes(row),
@@ -81,7 +81,7 @@ def naive_and_trained(results: Results) -> str:
         if not row.ended:
             continue
         name = "naive: task reward only" if row.arm == "task" else f"trained: {row.arm}"
-        lines.append([name, *(_share(row.outcome(key), 1) for key in ("cat_survived", "found"))])
+        lines.append([name, *(_share(row.outcome(key), 2) for key in ("cat_survived", "found"))])
     return markdown(("policy", "survival: cat survives %", "success: fruit found %"), lines)
 
 
