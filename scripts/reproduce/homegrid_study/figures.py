@@ -12,13 +12,15 @@ from homegrid_study.arms import AUDIT, Layout
 from homegrid_study.stored import REFERENCE, Results, Row
 from rlaif_ray.errors import UnknownNameError
 from rlaif_ray.report.charts import BLUE, ORANGE, blank_figure, svg_text
+from rlaif_ray.report.figures import count
 from rlaif_ray.report.sweep_charts import COLOURS, cost_quality_chart, curves_chart
 from rlaif_ray.report.sweep_stats import interquartile_mean
 from rlaif_ray.types import Array
 
-__all__ = ["FIGURES", "write_figures"]
+__all__ = ["FIGURES", "MARK", "write_figures"]
 
 GRID = 120
+MARK = 99.0  # percent: what every seed was to reach
 # Arms whose reward model's curve is shown: those that differ in labels and nets.
 CURVES = ("online", "online_structured", "labels_100", "labels_250", "labels_1000", "cnn_lstm")
 
@@ -59,7 +61,10 @@ def budgets(results: Results) -> str | None:
         for row, x in zip(rows, labels, strict=True):
             axes.scatter(np.full(len(row.results), x), 100 * row.outcome(name), s=12, color=colour, alpha=0.4)
     axes.set_xscale("log")
+    axes.set_xticks(labels, [count(one) for one in labels])
+    axes.minorticks_off()
     axes.set_xlabel("labels")
+    axes.set_ylim(min(MARK, axes.get_ylim()[0]), 100.05)  # some episodes of 10,000 are no slope
     axes.legend(frameon=False)
     return svg_text(figure)
 

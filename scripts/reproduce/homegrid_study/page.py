@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homegrid_study.arms import AUDIT, ORDER, Layout
-from homegrid_study.figures import FIGURES, write_figures
+from homegrid_study.figures import FIGURES, MARK, write_figures
 from homegrid_study.processes import shared_by
 from homegrid_study.stored import REFERENCE, Results, Row
 from homegrid_study.tables import (
@@ -26,7 +26,6 @@ __all__ = ["page", "write_page"]
 
 # What a person has made of the figures, and found about failures, kept beside them: figures alone don't say why.
 FINDINGS, NOTES = "study/findings.md", "study/notes.md"
-MARK = 99.0  # of every seed of an arm with feedback, in percent
 HEAD = """# The Homegrid study
 
 What is feedback from a judge worth, bought in different ways? Every arm is a file of `tune_configs/study/`, every
@@ -96,7 +95,7 @@ def page(results: Results, figures: set[str], findings: str, notes: str) -> str:
         _figure("cost-quality", figures), _gains(results), _figure("learning-curves", figures),
         "## Survival and success, naive and trained\n", naive_and_trained(results),
         "## Direct, distilled, hybrid\n", ABOUT_SHARES, effective(results), _figure("shares", figures),
-        *_one_thing_changed(results), _figure("label-budgets", figures),
+        *_one_thing_changed(results, figures),
         "## Reward models\n", _figure("reward-models", figures), _audit(results), _paired(results),
         "## Worlds that nothing was tuned on\n", ABOUT_WORLDS, worlds(results),
         "## What failed\n", _failed(results), notes,
@@ -124,7 +123,7 @@ def _gains(results: Results) -> str:
     return "\n\n".join(said for pair in PAIRS if (said := comparison(results, *pair))) + "\n"
 
 
-def _one_thing_changed(results: Results) -> list[str]:
+def _one_thing_changed(results: Results, figures: set[str]) -> list[str]:
     """A table a question: files that ask the same share one."""
     asked: dict[str, list[Row]] = {}
     for study in ORDER:
@@ -134,7 +133,11 @@ def _one_thing_changed(results: Results) -> list[str]:
         # Another world is no other setting.
         reference = [results.rows[REFERENCE]] if study != "worlds" else []
         asked.setdefault(rows[0].ended[0]["about"], reference).extend(rows)
-    return [part for about, rows in asked.items() for part in (f"## {about}\n", outcomes(rows))]
+    parts: list[str] = []
+    for about, rows in asked.items():
+        parts += [f"## {about}\n", outcomes(rows)]
+        parts += [_figure("label-budgets", figures)] if rows[-1].study == "budgets" else []
+    return parts
 
 
 def _audit(results: Results) -> str:
