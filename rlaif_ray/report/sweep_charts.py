@@ -108,7 +108,7 @@ def _percent_scale(axes: Axes) -> None:
     axes.set_yscale("function", functions=(opened, closed))
     axes.set_ylim(max(low, 0.0), 100.0)
     ticks = [0.0, 50.0, 80.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0]
-    axes.set_yticks([tick for tick in ticks if tick >= low], minor=False)
+    axes.set_yticks([tick for tick in ticks if tick >= low])
     axes.yaxis.set_major_formatter("{x:g}")
 
 

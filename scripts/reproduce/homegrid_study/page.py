@@ -10,7 +10,7 @@ from typing import Any
 from homegrid_study.arms import AUDIT, ORDER, Layout
 from homegrid_study.figures import FIGURES, MARK, write_figures
 from homegrid_study.processes import shared_by
-from homegrid_study.stored import REFERENCE, Results, Row
+from homegrid_study.stored import HEADLINE, REFERENCE, Results, Row
 from homegrid_study.tables import (
     comparison,
     effective,
@@ -128,7 +128,7 @@ def _one_thing_changed(results: Results, figures: set[str]) -> list[str]:
     asked: dict[str, list[Row]] = {}
     for study in ORDER:
         rows = [row for row in results.trained(study) if row.ended]
-        if not rows or study in ("task", "published", "direct", "online", "hybrid"):
+        if not rows or study in {headline for headline, _ in HEADLINE}:
             continue
         # Another world is no other setting.
         reference = [results.rows[REFERENCE]] if study != "worlds" else []
