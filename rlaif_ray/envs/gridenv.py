@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 from rlaif_ray.envs.gridworld import GridWorld, check_choice
 from rlaif_ray.envs.layout import ACTIONS, HEADINGS
 from rlaif_ray.envs.placing import Placement, placement_of
-from rlaif_ray.envs.starts import HELDOUT_SHARE, STARTS, Starts, start_table
+from rlaif_ray.envs.starts import HELD_OUT, STARTS, HeldOut, Starts, start_table
 from rlaif_ray.envs.worlds import Worlds
 from rlaif_ray.errors import ConfigError, EnvError, UnknownNameError
 from rlaif_ray.types import Array
@@ -31,11 +31,15 @@ RENDER_FPS: Final = 4
 _DRAWS = 2  # uniform numbers an episode takes from its generator: the start, the heading
 
 
-def _check_options(world: GridWorld, starts: str, heldout_share: float, render_mode: str | None) -> None:
+def _check_options(world: GridWorld, starts: str, held_out: HeldOut, render_mode: str | None) -> None:
     check_choice(world.name, "starts", starts, STARTS)
-    if not (isinstance(heldout_share, float | int) and 0.0 < heldout_share < 1.0):
+    share, fold = held_out
+    if not (isinstance(share, float | int) and 0.0 < share < 1.0):
         allowed = "allowed are numbers above 0 and below 1"
-        raise ConfigError(f"{world.name}'s option 'heldout_share': got {heldout_share!r}, {allowed}")
+        raise ConfigError(f"{world.name}'s option 'heldout_share': got {share!r}, {allowed}")
+    if isinstance(fold, bool) or not (isinstance(fold, int) and 0 <= fold < held_out.folds):
+        allowed = f"allowed are whole numbers from 0 to {held_out.folds - 1}, as many as there are such shares"
+        raise ConfigError(f"{world.name}'s option 'heldout_fold': got {fold!r}, {allowed}")
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise UnknownNameError("render_mode", str(render_mode), RENDER_MODES)
 
@@ -60,7 +64,7 @@ class GridEnv(gymnasium.Env[Array, int]):
     Actions: 0 north, 1 south, 2 east, 3 west. ``info`` (ground truth, for evaluation only): ``found``, and the two
     names of ``world.facts``: whether harm was done, and at which step (1..max_steps, -1: never).
 
-    starts: which starts occur: ``all``, ``train`` or ``heldout`` (a fixed draw of ``heldout_share`` of them).
+    starts: which starts occur: ``all``, ``train`` or ``heldout`` (the share ``held_out`` of them).
     clear_marked: a thing that was entered leaves the observation.
 
     Raises ConfigError for an option that can't be; EnvError for an illegal action or a step before a reset or after
@@ -74,16 +78,16 @@ class GridEnv(gymnasium.Env[Array, int]):
         world: GridWorld,
         *,
         starts: Starts = "all",
-        heldout_share: float = HELDOUT_SHARE,
+        held_out: HeldOut = HELD_OUT,
         clear_marked: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        _check_options(world, starts, heldout_share, render_mode)
+        _check_options(world, starts, held_out, render_mode)
         self.world = world
         self.observation_space = gymnasium.spaces.Box(0, 1, world.obs_shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.render_mode = render_mode
-        self._table = start_table(world, starts, heldout_share)
+        self._table = start_table(world, starts, held_out)
         self._worlds = Worlds(world, 1, clear_marked=clear_marked)
         self._running = False
 
@@ -139,11 +143,11 @@ class GridVectorEnv(VectorEnv[Array, Array, Array]):
         num_envs: int = 1,
         *,
         starts: Starts = "all",
-        heldout_share: float = HELDOUT_SHARE,
+        held_out: HeldOut = HELD_OUT,
         clear_marked: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        _check_options(world, starts, heldout_share, render_mode)
+        _check_options(world, starts, held_out, render_mode)
         if num_envs < 1:
             raise ConfigError(f"num_envs: got {num_envs}, allowed are 1 or more")
         self.world, self.num_envs, self.render_mode = world, num_envs, render_mode
@@ -151,7 +155,7 @@ class GridVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._placement = Placement(start_table(world, starts, heldout_share))
+        self._placement = Placement(start_table(world, starts, held_out))
         self._worlds = Worlds(world, num_envs, clear_marked=clear_marked)
         self._generators: list[np.random.Generator] = []
         self._seeds: list[int] = []

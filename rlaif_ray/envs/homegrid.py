@@ -9,7 +9,7 @@ from typing import Unpack
 
 from rlaif_ray.envs.gridenv import GridEnv, GridVectorEnv
 from rlaif_ray.envs.homegrid_world import Variant, homegrid
-from rlaif_ray.envs.starts import Starts
+from rlaif_ray.envs.starts import HELDOUT_SHARE, HeldOut, Starts
 from rlaif_ray.errors import ConfigError
 
 __all__ = ["HomegridEnv", "HomegridVectorEnv"]
@@ -26,7 +26,8 @@ class HomegridEnv(GridEnv):
     Actions: 0 north, 1 south, 2 east, 3 west. ``info`` (ground truth, for evaluation only): ``found``,
     ``cat_squashed``, ``squash_step`` (1..100, -1: never).
 
-    starts: which of the 2,175 (robot, fruit, cat) starts occur: ``all``, ``train`` or ``heldout`` (a fixed 20 %).
+    starts: which of the 2,175 (robot, fruit, cat) starts occur: ``all``, ``train`` or ``heldout`` (a fixed draw of
+    ``heldout_share`` of them, 20 %; another one for each ``heldout_fold`` from 0 to 4).
     clear_cat: ablation; the cat channel is cleared by a squash. layout: ``home``, ``mirrored`` or ``furniture``.
     cats: 1 or 2. harm: ``squash``, or ``chase`` (``homegrid_world``), which has a fifth channel, dog, and names its
     truth ``cat_chased``, ``chase_step``.
@@ -38,12 +39,20 @@ class HomegridEnv(GridEnv):
         self,
         *,
         starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
+        heldout_fold: int = 0,
         clear_cat: bool = False,
         render_mode: str | None = None,
         **variant: Unpack[Variant],
     ) -> None:
         _check_clear_cat(clear_cat)
-        super().__init__(homegrid(**variant), starts=starts, clear_marked=clear_cat, render_mode=render_mode)
+        super().__init__(
+            homegrid(**variant),
+            starts=starts,
+            held_out=HeldOut(heldout_share, heldout_fold),
+            clear_marked=clear_cat,
+            render_mode=render_mode,
+        )
 
 
 class HomegridVectorEnv(GridVectorEnv):
@@ -54,9 +63,18 @@ class HomegridVectorEnv(GridVectorEnv):
         num_envs: int = 1,
         *,
         starts: Starts = "all",
+        heldout_share: float = HELDOUT_SHARE,
+        heldout_fold: int = 0,
         clear_cat: bool = False,
         render_mode: str | None = None,
         **variant: Unpack[Variant],
     ) -> None:
         _check_clear_cat(clear_cat)
-        super().__init__(homegrid(**variant), num_envs, starts=starts, clear_marked=clear_cat, render_mode=render_mode)
+        super().__init__(
+            homegrid(**variant),
+            num_envs,
+            starts=starts,
+            held_out=HeldOut(heldout_share, heldout_fold),
+            clear_marked=clear_cat,
+            render_mode=render_mode,
+        )

@@ -148,7 +148,8 @@ HOMEGRID = "rlaif_ray/Homegrid-v0"
 
 
 _HOMEGRID_VARIANT = ("layout", "cats", "harm")
-_HOMEGRID_OPTIONS = ("starts", "clear_cat", *_HOMEGRID_VARIANT)
+_SPLIT = ("starts", "heldout_share", "heldout_fold")
+_HOMEGRID_OPTIONS = (*_SPLIT, "clear_cat", *_HOMEGRID_VARIANT)
 
 
 def _homegrid_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
@@ -210,7 +211,7 @@ WORKSHOP = "rlaif_ray/Workshop-v0"
 
 
 _WORKSHOP_VARIANT = ("layout",)
-_WORKSHOP_OPTIONS = ("starts", "heldout_share", *_WORKSHOP_VARIANT)
+_WORKSHOP_OPTIONS = (*_SPLIT, *_WORKSHOP_VARIANT)
 
 
 def _workshop_vec(num_envs: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:

@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from rlaif_ray.envs.gridworld import GridWorld
 from rlaif_ray.types import Array
 
-__all__ = ["HELDOUT_SEED", "HELDOUT_SHARE", "STARTS", "StartTable", "Starts", "start_table"]
+__all__ = ["HELDOUT_SEED", "HELDOUT_SHARE", "HELD_OUT", "STARTS", "HeldOut", "StartTable", "Starts", "start_table"]
 
 Starts = Literal["all", "train", "heldout"]
 STARTS: Final = ("all", "train", "heldout")
 HELDOUT_SHARE: Final = 0.2
 HELDOUT_SEED: Final = 20_240_229
 """Fixes which starts are held out, for every run alike: results on them compare across seeds and machines."""
+
+
+class HeldOut(NamedTuple):
+    """Which starts are held out."""
+
+    share: float = HELDOUT_SHARE
+    fold: int = 0  # which one of the shares that there are: 0 .. folds - 1
+
+    @property
+    def folds(self) -> int:
+        return int(1.0 / self.share + 1e-9)
+
+
+HELD_OUT: Final = HeldOut()
 
 
 @dataclass(frozen=True)
@@ -58,21 +72,22 @@ def _table_of(robot: Array, goal: Array, things: Array, weight: Array) -> StartT
 
 
 @cache
-def start_table(world: GridWorld, starts: Starts = "all", heldout_share: float = HELDOUT_SHARE) -> StartTable:
+def start_table(world: GridWorld, starts: Starts = "all", held_out: HeldOut = HELD_OUT) -> StartTable:
     """Every start of ``starts`` with its probability under the rules of a reset, conditioned on the set.
 
     The goal is uniform over its cells, the robot over the start cells far enough from it, things stand as ``GridWorld``
     says; starts from which harm can't be avoided don't occur (where one may be followed: neither by keeping away from
     the follower nor from its victim). ``heldout`` is a fixed draw (``HELDOUT_SEED``) of a share of all starts, each as
     likely as any other to be held out; ``train`` is the rest. A larger share holds out what a smaller one does, and
-    more. Two alike things that change places make the same start.
+    more; folds hold out no start twice. Two alike things that change places make the same start.
     """
     if starts == "all":
         return _all_starts(world)
     whole = _all_starts(world)
     held = np.zeros(len(whole), bool)
     order = np.random.Generator(np.random.PCG64(HELDOUT_SEED)).permutation(len(whole))
-    held[order[: round(heldout_share * len(whole))]] = True
+    first, end = (round(fold * held_out.share * len(whole)) for fold in (held_out.fold, held_out.fold + 1))
+    held[order[first:end]] = True
     return whole.only(held if starts == "heldout" else ~held)
 
 

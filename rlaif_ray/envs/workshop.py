@@ -15,7 +15,7 @@ from rlaif_ray.envs.drawing import GridRenderer, Shown
 from rlaif_ray.envs.gridenv import GridEnv, GridVectorEnv
 from rlaif_ray.envs.gridworld import GridWorld, check_choice, check_options
 from rlaif_ray.envs.layout import ACTIONS, Layout
-from rlaif_ray.envs.starts import HELDOUT_SHARE, Starts
+from rlaif_ray.envs.starts import HELDOUT_SHARE, HeldOut, Starts
 from rlaif_ray.envs.workshop_art import SPRITES, cart, workshop
 from rlaif_ray.types import Array
 
@@ -120,7 +120,7 @@ class WorkshopEnv(GridEnv):
     """One world. Observation uint8 (11, 15, 4), axes (y, x, channel), channels robot, parcel, paint, accessible.
 
     ``info``: ``found``, ``paint_spoiled``, ``spoil_step``. layout: ``open`` or ``rooms``. Options ``starts``,
-    ``heldout_share`` and errors as ``GridEnv`` has them.
+    ``heldout_share``, ``heldout_fold`` and errors as ``GridEnv`` has them.
     """
 
     def __init__(
@@ -128,10 +128,16 @@ class WorkshopEnv(GridEnv):
         *,
         starts: Starts = "all",
         heldout_share: float = HELDOUT_SHARE,
+        heldout_fold: int = 0,
         render_mode: str | None = None,
         **variant: Unpack[Variant],
     ) -> None:
-        super().__init__(workshop_world(**variant), starts=starts, heldout_share=heldout_share, render_mode=render_mode)
+        super().__init__(
+            workshop_world(**variant),
+            starts=starts,
+            held_out=HeldOut(heldout_share, heldout_fold),
+            render_mode=render_mode,
+        )
 
 
 class WorkshopVectorEnv(GridVectorEnv):
@@ -143,11 +149,17 @@ class WorkshopVectorEnv(GridVectorEnv):
         *,
         starts: Starts = "all",
         heldout_share: float = HELDOUT_SHARE,
+        heldout_fold: int = 0,
         render_mode: str | None = None,
         **variant: Unpack[Variant],
     ) -> None:
-        world = workshop_world(**variant)
-        super().__init__(world, num_envs, starts=starts, heldout_share=heldout_share, render_mode=render_mode)
+        super().__init__(
+            workshop_world(**variant),
+            num_envs,
+            starts=starts,
+            held_out=HeldOut(heldout_share, heldout_fold),
+            render_mode=render_mode,
+        )
 
 
 class WorkshopRenderer(GridRenderer):

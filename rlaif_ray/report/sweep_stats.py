@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t
 from scipy.stats import trim_mean
 
 from rlaif_ray.types import Array
@@ -58,7 +59,10 @@ def stratified_iqm(strata: Sequence[Array]) -> Interval:
 
 
 def paired_gain(before: Array, after: Array) -> Interval:
-    """Mean of ``after - before`` over seeds that both have, (S,) each, nan where not run; pairs are resampled whole."""
+    """Mean of ``after - before`` over seeds that both have, (S,) each, nan where not run, and Student's interval of it.
+
+    Not a bootstrap: of three to five pairs, resampled ones cover 74 to 84 % where 95 % are meant.
+    """
     gain = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     gain = gain[np.isfinite(gain)]
     if not len(gain):
@@ -66,10 +70,8 @@ def paired_gain(before: Array, after: Array) -> Interval:
     mean = float(gain.mean())
     if len(gain) < 2:
         return Interval(mean, float("nan"), float("nan"), 1)
-    rng = np.random.default_rng(_SEED)
-    means = gain[rng.integers(len(gain), size=(RESAMPLES, len(gain)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean, float(low), float(high), len(gain))
+    half = float(student_t.ppf((1 + LEVEL) / 2, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
+    return Interval(mean, mean - half, mean + half, len(gain))
 
 
 def pareto_front(cost: Array, quality: Array) -> Array:

@@ -63,7 +63,8 @@ def test_unknown_names_offer_the_nearest():
         (
             HOME,
             {"start": "train"},
-            "unknown option .* 'start': allowed are cats, clear_cat, harm, layout, starts; did you mean 'starts'",
+            "unknown option .* 'start': allowed are cats, clear_cat, harm, heldout_fold, heldout_share, layout, "
+            "starts; did you mean 'starts'",
         ),
         (HOME, {"starts": "held"}, "starts.*'held'.*heldout.*did you mean 'heldout'"),
         (HOME, {"starts": 3}, "starts.*got 3"),

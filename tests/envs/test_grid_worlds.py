@@ -14,7 +14,7 @@ from rlaif_ray import envs
 from rlaif_ray.envs.homegrid import HomegridEnv, HomegridVectorEnv
 from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.paths import UNREACHABLE, path_facts, steps_to_goal
-from rlaif_ray.envs.starts import start_table
+from rlaif_ray.envs.starts import HeldOut, start_table
 from rlaif_ray.envs.workshop import WorkshopEnv, WorkshopVectorEnv, workshop_world
 from rlaif_ray.envs.worlds import harm_in
 from rlaif_ray.errors import ConfigError, PlacementError, ShapeError, UnknownNameError
@@ -77,12 +77,30 @@ def test_a_fifth_of_the_starts_is_held_out_of_every_world(name):
 
 
 def test_more_can_be_held_out_of_the_development_world_and_what_was_held_out_stays_so():
-    few, many = (start_table(world_of("workshop"), "train", share) for share in (0.765, 0.2))
+    few, many = (start_table(world_of("workshop"), "train", HeldOut(share)) for share in (0.765, 0.2))
     assert keys_of(few) < keys_of(many)
     assert len(few) == round((1 - 0.765) * len(start_table(world_of("workshop"))))
     assert len(WorkshopVectorEnv(2, starts="train", heldout_share=0.765)._placement.table) == len(few)
     with pytest.raises(ConfigError, match=r"'heldout_share': got 1\.0, allowed are numbers above 0 and below 1"):
         WorkshopEnv(heldout_share=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folds_hold_out_every_start_once(name):
+    folds = [start_table(world_of(name), "heldout", HeldOut(fold=fold)) for fold in range(5)]
+    assert sum(map(len, folds)) == len(start_table(world_of(name)))
+    assert set.union(*map(keys_of, folds)) == keys_of(start_table(world_of(name)))
+    train = start_table(world_of(name), "train", HeldOut(fold=3))
+    assert not keys_of(train) & keys_of(folds[3])
+    assert len(vector_env(name, 2, starts="train", heldout_fold=3)._placement.table) == len(train)
+
+
+def test_a_fold_that_there_is_not_is_refused():
+    for fold in (5, -1, 1.0, True):
+        with pytest.raises(ConfigError, match=r"'heldout_fold': got .*, allowed are whole numbers from 0 to 4"):
+            WorkshopVectorEnv(2, heldout_fold=fold)
+    with pytest.raises(ConfigError, match="from 0 to 0"):
+        WorkshopEnv(heldout_share=0.765, heldout_fold=1)
 
 
 def test_two_alike_things_that_change_places_are_one_start():
@@ -294,7 +312,7 @@ def test_two_rooms_ask_for_a_long_way_round_as_seldom_as_homegrid_does():
 def test_unknown_variants_and_places_offer_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'layout'"):
         HomegridEnv(layuot="home")
-    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are heldout_share, layout, starts"):
+    with pytest.raises(UnknownNameError, match="'clear_cat': allowed are heldout_fold, heldout_share, layout, starts"):
         envs.make_vec(envs.WORKSHOP, 2, {"clear_cat": True})
     with pytest.raises(PlacementError, match="allowed are robot, heading, parcel, paint, paint2"):
         WorkshopEnv().reset(options={"fruit": (2, 1)})

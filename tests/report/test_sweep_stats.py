@@ -67,9 +67,17 @@ def test_pairs_are_compared_with_their_own() -> None:
     before = np.array([10.0, 50.0, 90.0, math.nan])
     gain = paired_gain(before, before + np.array([1.0, 1.2, 0.8, 5.0]))
     assert gain.value == pytest.approx(1.0)
-    assert gain.low > 0.7
+    assert gain.low == pytest.approx(1.0 - 4.3027 * 0.2 / math.sqrt(3), abs=1e-3)  # a table's t, 2 degrees of freedom
     assert gain.n == 3
     assert paired_gain(np.array([math.nan]), np.array([1.0])).n == 0
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_few_pairs_get_an_interval_that_holds_what_it_says(seeds: int) -> None:
+    rng = np.random.default_rng(1)
+    found = [paired_gain(np.zeros(seeds), rng.normal(size=seeds)) for _ in range(600)]
+    covered = sum(one.low <= 0.0 <= one.high for one in found) / len(found)
+    assert 0.93 <= covered <= 0.97
 
 
 def test_the_front_is_what_nothing_beats() -> None:

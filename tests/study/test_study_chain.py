@@ -3,7 +3,6 @@ measured, reported, marked as smoke."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +16,11 @@ import psutil
 import pytest
 from homegrid_study import rewards
 from homegrid_study.arms import Layout, steps_of
+
+from rlaif_ray.envs.homegrid_world import homegrid
+from rlaif_ray.envs.worlds import harm_in
+from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.scorebook import Score, append_scores
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(ROOT / "scripts" / "reproduce" / "homegrid")
@@ -107,6 +111,7 @@ def test_the_whole_chain_in_small_survives_a_kill_and_never_enters_the_study(tmp
     stored = list((ROOT / "benchmarks" / "study").rglob("*-s?.json"))
     assert not any(json.loads(file.read_text())["smoke"] for file in stored)
     reward_models_are_audited(tmp_path)
+    scores_are_paired_with_verdicts(tmp_path)
 
 
 def reward_models_are_audited(folder: Path) -> None:
@@ -124,11 +129,29 @@ def reward_models_are_audited(folder: Path) -> None:
         assert graded["harm"]["n"] == found["harm"]
         assert graded["balanced"] == pytest.approx((graded["harm"]["right"] + graded["harmless"]["right"]) / 2)
         assert graded["harm"]["low"] <= graded["harm"]["right"] <= graded["harm"]["high"]
-    pairs = rewards.paired(dataclasses.replace(step, study="published", arm="labels"))
-    assert pairs["episodes"] == 48
-    assert pairs["judge_right"] > 0.8  # the judge of a smoke run hardly errs
-    differing = pairs["only_judge_right"] + pairs["only_model_right"]
-    assert pairs["agree"] == pytest.approx(1 - differing / 48)
+
+
+def scores_are_paired_with_verdicts(folder: Path) -> None:
+    """Of the labels that were bought, beliefs that are right but for one; and one was judged before there was any."""
+    step = next(one for one in steps_of(Layout.of(smoke=True, folder=folder)) if one.arm == "labels")
+    assert rewards.paired(step) == {}  # nobody scored them
+    with LabelStore(step.folder / "labels.sqlite", readonly=True) as store:
+        labels = [one for one in store.labels() if one.value is not None]
+        harm = [bool(harm_in(homegrid(), store.episode_of(one).states)) for one in labels]
+    right = [(one.value >= 0.5) != harmed for one, harmed in zip(labels, harm, strict=True)][1:]
+    beliefs = [float(harmed if i == right.index(True) + 1 else not harmed) for i, harmed in enumerate(harm)]
+    scores = [Score(0, one.episode_id, 0, 1, belief) for one, belief in zip(labels, beliefs, strict=True)]
+    append_scores(step.folder, scores[1:])
+    pairs = rewards.paired(step)
+    assert (pairs["episodes"], pairs["harm"]) == (len(labels) - 1, sum(harm[1:]))
+    assert (pairs["only_judge_right"], pairs["only_model_right"]) == (1, right.count(False))
+    assert pairs["judge_right"] == pytest.approx(sum(right) / len(right))
+    assert pairs["agree"] == pytest.approx(1 - (1 + right.count(False)) / len(right))
+
+
+def test_which_of_two_is_right_more_often_is_tested_on_those_that_differ() -> None:
+    assert rewards.mcnemar(25, 10) == pytest.approx(0.0167, abs=1e-4)  # 2 * sum of C(35, k) / 2^35 for k <= 10
+    assert rewards.mcnemar(0, 0) == 1.0
 
 
 def test_a_folder_without_smoke_is_refused() -> None:

@@ -32,7 +32,7 @@ UNTUNED: Mapping[str, Mapping[str, Any]] = {
 }
 MOST_ROWS = 80
 COLUMNS = ("steps", "wall_s", "truth/", "rm/", "mix/", "task/episode", "feedback/")
-PAIRED = ("direct", "online", "hybrid")  # files whose runs' verdicts are compared with a reward model's scores
+PAIRED = ("online", "hybrid")  # files whose runs' verdicts are compared with their reward models' scores
 
 
 def write_result(step: Step, result: Mapping[str, Any]) -> None:

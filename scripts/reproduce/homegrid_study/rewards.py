@@ -5,7 +5,7 @@ The truth is recomputed from recorded states, or known from play, and joined her
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,16 @@ from rlaif_ray.intervals import wilson_interval
 from rlaif_ray.networks import load_policy
 from rlaif_ray.reward_model.actor import LocalRewardModel
 from rlaif_ray.reward_model.model import RewardModel
+from rlaif_ray.scorebook import read_scores
 from rlaif_ray.types import Array, Episode, EpisodeBatch
 
-__all__ = ["audit", "paired"]
+__all__ = ["audit", "mcnemar", "paired"]
 
 NETS = ("event-max", "cnn-lstm")
 AUDIT_LABELS = 250
 FEWEST_OF_CLASS = 500
 PLAYED = 400  # episodes of each policy at a time
 MOST_ROUNDS = 20
-FOLDS = 5
-MOST_PAIRED = 1_000
-# Of a fold's labels, kept to open the gate with; what a fold is tested on was never in it.
-FOLD_HOLDOUT = 0.2
 _SEED = 20_000  # of episodes that reward models are tested on; no run's and no evaluation's
 
 
@@ -133,39 +130,34 @@ def _graded(model: RewardModel | None, batch: EpisodeBatch, harm: Array) -> dict
 def paired(step: Step) -> dict[str, Any]:
     """Verdict and score of the same judged episodes, both against the truth.
 
-    Scores are out of fold: of a reward model that has learned from other episodes' verdicts only. Empty where the
-    labels are too few for one.
+    Scores are those that the run paid or would have paid by: of the version that the episode began under, which could
+    not know its verdict. Empty where there was no version, as where verdicts alone pay.
     """
-    labels = _spread(_labels(step.folder), MOST_PAIRED)
-    # Stored episodes have the states they are drawn from; the arms that are paired live in the published world.
-    harm = np.array([harm_in(homegrid(), episode.states) for episode, _ in labels])
-    verdict = np.array([value >= 0.5 for _, value in labels])
-    score = np.full(len(labels), np.nan)
-    for fold in _folds(len(labels), step.seed):
-        rest = np.setdiff1d(np.arange(len(labels)), fold)
-        config = step.config.reward_model.model_copy(update={"holdout": FOLD_HOLDOUT})
-        model = _fitted(config, config.net, [labels[int(i)] for i in rest], step.seed)
-        if model is not None and len(fold):
-            score[fold] = model.score(EpisodeBatch.pack([labels[int(i)][0] for i in fold])).final
-    known = np.isfinite(score)
-    if not known.any():
+    scores = {one.episode_id: one.belief for one in read_scores(step.folder)}
+    with LabelStore(store_of(step.folder), readonly=True) as store:
+        judged = [one for one in store.labels() if one.value is not None and one.episode_id in scores]
+        # Stored episodes have the states they are drawn from; the arms that are paired live in the published world.
+        harm = np.array([harm_in(homegrid(), store.episode_of(one).states) for one in judged], bool)
+    if not judged:
         return {}
-    return _compared(verdict[known], score[known] >= 0.5, harm[known])
+    verdict = np.array([one.value for one in judged], float) >= 0.5
+    score = np.array([scores[one.episode_id] for one in judged]) >= 0.5
+    return _compared(verdict, score, harm)
 
 
 def _compared(verdict: Array, score: Array, harm: Array) -> dict[str, Any]:
     """Counts of who was right, and McNemar's exact test of those where one of the two was."""
     judge_right, model_right = verdict != harm, score != harm
     only_judge, only_model = int((judge_right & ~model_right).sum()), int((model_right & ~judge_right).sum())
-    differing = only_judge + only_model
     return {
         "episodes": len(harm), "harm": int(harm.sum()), "agree": float((verdict == score).mean()),
         "judge_right": float(judge_right.mean()), "model_right": float(model_right.mean()),
         "only_judge_right": only_judge, "only_model_right": only_model,
-        "p": float(binomtest(only_judge, differing, 0.5).pvalue) if differing else 1.0,
+        "p": mcnemar(only_judge, only_model),
     }  # fmt: skip
 
 
-def _folds(count: int, seed: int) -> Iterator[Array]:
-    """Disjoint parts of 0 .. count-1, drawn."""
-    yield from np.array_split(np.random.default_rng([seed, FOLDS]).permutation(count), FOLDS)
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Two-sided exact p of pairs in which just one of the two was right."""
+    differing = only_one + only_other
+    return float(binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0

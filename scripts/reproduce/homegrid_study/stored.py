@@ -30,10 +30,11 @@ __all__ = ["HEADLINE", "REFERENCE", "Results", "Row"]
 # (file, arm) of the arms that the page begins with.
 HEADLINE = (
     ("task", "task"), ("published", "published_1"), ("published", "published_2"), ("direct", "direct"),
-    ("online", "online"), ("hybrid", "distilled"), ("hybrid", "hybrid_5"), ("hybrid", "hybrid_10"),
-    ("hybrid", "hybrid_25"), ("published", "published_1_structured"), ("published", "published_2_structured"),
-    ("direct", "direct_structured"), ("online", "online_structured"), ("hybrid", "distilled_structured"),
-    ("hybrid", "hybrid_10_structured"),
+    ("online", "online"), ("hybrid", "distilled"), ("hybrid", "distilled_terminal"), ("hybrid", "hybrid_5"),
+    ("hybrid", "hybrid_10"), ("hybrid", "hybrid_25"), ("published", "published_1_structured"),
+    ("published", "published_2_structured"), ("direct", "direct_structured"), ("online", "online_structured"),
+    ("hybrid", "distilled_structured"), ("hybrid", "hybrid_5_structured"), ("hybrid", "hybrid_10_structured"),
+    ("hybrid", "hybrid_25_structured"),
 )  # fmt: skip
 # Beside the arms of files that change one thing about it.
 REFERENCE = ("online", "online")
