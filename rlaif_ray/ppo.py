@@ -119,7 +119,13 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
             device = "cuda" if self.config.num_gpus_per_learner and not self.config.num_learners else "cpu"
             # Without remote runners a run is to be the same twice: labels are fitted here, in turn, not as they come.
             learns = RewardModelClient if config.resources.env_runners else LocalRewardModel
-            trainer = learns(config.reward_model, obs_shape=space.shape, seed=config.run.seed, device=device)
+            trainer = learns(
+                config.reward_model,
+                obs_shape=space.shape,
+                seed=config.run.seed,
+                device=device,
+                audit_share=None if config.feedback.select == "uniform" else config.feedback.audit_share,
+            )
         loads, compares = RewardModel.from_state, pool.compares
         return FeedbackLoop(config, pool, trainer, choose=choose, load=loads, compares=compares)
 

@@ -59,8 +59,16 @@ class RewardModelHandle(Protocol):
 class LocalRewardModel:
     """Fits in this process, inside ``add``: the same labels in the same portions give the same versions."""
 
-    def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
-        self._trainer = RewardModelTrainer(config, obs_shape, seed, device)
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        *,
+        obs_shape: Sequence[int],
+        seed: int,
+        device: str = "cpu",
+        audit_share: float | None = None,
+    ) -> None:
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, device, audit_share)
         self._outcomes: list[Published] = []
 
     def add(
@@ -101,12 +109,19 @@ class _Portion:
 class _Worker:
     """Lives in the Ray actor: a trainer, one thread, low priority."""
 
-    def __init__(self, config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int, device: str) -> None:
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        obs_shape: tuple[int, ...],
+        seed: int,
+        device: str,
+        audit_share: float | None,
+    ) -> None:
         import torch
 
         give_way(LAST)
         usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
-        self._trainer = RewardModelTrainer(config, obs_shape, seed, usable)
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, usable, audit_share)
 
     def restore(self, state: Mapping[str, Any], version: int) -> None:
         self._trainer.restore(state)
@@ -132,9 +147,18 @@ class RewardModelClient:
     costs one fit and not many. A dead actor is replaced, given the last state known and all labels again.
     """
 
-    def __init__(self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        *,
+        obs_shape: Sequence[int],
+        seed: int,
+        device: str = "cpu",
+        audit_share: float | None = None,
+    ) -> None:
         self._checks = RewardModelTrainer(config, obs_shape, seed)  # refuses here and now what the actor would refuse
-        self._arguments = (config, tuple(obs_shape), seed, device)
+        self._device = device
+        self._arguments = (config, tuple(obs_shape), seed, device, audit_share)
         self._portions: list[_Portion] = []
         self._sent = 0
         self._skipped = 0  # versions that have been published before
@@ -228,7 +252,7 @@ class RewardModelClient:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         keep_gpus_visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
         options = {"num_cpus": 0, "scheduling_strategy": here}
-        if self._arguments[-1] != "cpu":
+        if self._device != "cpu":
             options["runtime_env"] = keep_gpus_visible
         actor = ray.remote(_Worker).options(**options).remote(*self._arguments)
         actor.restore.remote(self._state, self._skipped)

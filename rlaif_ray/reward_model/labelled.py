@@ -2,7 +2,8 @@
 
 Some are held out: never learned from, a model is graded on them. They must be like all episodes that end, whatever was
 preferred in asking. So where a source of labels has some that were drawn for what is known of them (``targeted``), only
-its ``audit`` labels can be held out, and more of those, so that of all its labels the share held out is the same.
+its ``audit`` labels can be held out, and more of those, so that of all its labels the share held out is the same. How
+many more is known beforehand of labels that are being asked for, so that what was held out once stays so as they come.
 """
 
 from __future__ import annotations
@@ -82,10 +83,14 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 class Labels:
-    """What was labelled so far, by content. ``obs_shape`` is (H, W, C) or (D,)."""
+    """What was labelled so far, by content. ``obs_shape`` is (H, W, C) or (D,).
 
-    def __init__(self, obs_shape: Sequence[int], holdout: float) -> None:
-        self.obs_shape, self.holdout = tuple(obs_shape), holdout
+    ``audit_share``: of the labels without a source, which the run itself asks for, those that are drawn from all alike;
+    None: counted, as with labels that come all at once.
+    """
+
+    def __init__(self, obs_shape: Sequence[int], holdout: float, audit_share: float | None = None) -> None:
+        self.obs_shape, self.holdout, self.audit_share = tuple(obs_shape), holdout, audit_share
         self._by_key: dict[str, Labelled] = {}
         self._targeted: set[str] = set()  # sources whose asking preferred some
 
@@ -113,6 +118,8 @@ class Labels:
 
     def _share(self, source: str) -> float:
         """Of a source's labels that may be held out, those that are: ``holdout`` of all of its labels, or every one."""
+        if not source and self.audit_share is not None:
+            return min(1.0, self.holdout / self.audit_share)
         there = [one for one in self._by_key.values() if source in one.draws]
         alike = sum(self._alike(one, source) for one in there)
         return min(1.0, self.holdout * (len(there) / alike)) if alike else 0.0

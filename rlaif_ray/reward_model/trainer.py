@@ -57,13 +57,20 @@ class _Fit:
 class RewardModelTrainer:
     """Holds labelled episodes and the version in service.
 
-    ``obs_shape`` is (H, W, C) or (D,); ``device`` is where nets are fitted.
+    ``obs_shape`` is (H, W, C) or (D,); ``device`` is where nets are fitted; ``audit_share`` as ``Labels`` has it.
     """
 
-    def __init__(self, config: RewardModelConfig, obs_shape: Sequence[int], seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        obs_shape: Sequence[int],
+        seed: int,
+        device: str = "cpu",
+        audit_share: float | None = None,
+    ) -> None:
         self.config, self.obs_shape, self.seed, self.device = config, tuple(obs_shape), seed, device
         self.served: RewardModel | None = None
-        self.labels = Labels(self.obs_shape, config.holdout)
+        self.labels = Labels(self.obs_shape, config.holdout, audit_share)
         self._considered = 0  # labels that the last fit knew
         self._version = 0  # the highest number that was given to a version
         RewardModel.create(config, self.obs_shape, seed)  # an impossible shape is an error now, not at the first fit
@@ -146,8 +153,8 @@ class RewardModelTrainer:
         """Labels that neither a new version nor the one in service has learned from, and that one; all and None where
         too few are left.
 
-        Which labels are held out can change: an audit asks about what was learned from, or its share of the labels
-        turns out smaller. By what it knows from learning, a version in service would look better than it is.
+        Which labels are held out can change: an audit asks about what was learned from. By what it knows from learning,
+        a version in service would look better than it is.
         """
         if self.served is None:
             return held, None

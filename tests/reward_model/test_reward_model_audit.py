@@ -40,6 +40,21 @@ def labels_of(n, targeted, seed=0, holdout=0.2, source=""):
     return labels, episodes, verdicts, draws
 
 
+@pytest.mark.parametrize(("share", "holdout"), [(0.2, 0.2), (0.5, 0.2), (0.1, 0.05), (0.1, 0.2)])
+def test_what_was_held_out_once_is_never_learned_from(share, holdout):
+    """Labels come bit by bit, and the share of audits among them wanders about the one that was meant."""
+    episodes, verdicts = world(500, 4, 0.0)
+    draws = np.where(np.random.default_rng(5).random(500) < share, "audit", "targeted").tolist()
+    labels = Labels((3,), holdout, audit_share=share)
+    held, learned = set[str](), set[str]()
+    for i in range(0, 500, 20):
+        labels.add(episodes[i : i + 20], verdicts[i : i + 20], draws=draws[i : i + 20])
+        for one in labels.in_order():
+            (held if one.held_out else learned).add(one.key)
+    assert not held & learned
+    assert len(held) == pytest.approx(500 * min(holdout, share), rel=0.35)
+
+
 def test_a_model_that_is_right_about_all_is_not_shut_out_for_the_hard_ones_that_were_asked_about():
     """One episode of twenty is a toss-up, and the asking goes for those: of 160 labels half are."""
     toss_ups, fair = world(160, 1, hard=0.5), world(40, 2, hard=0.05)
