@@ -122,6 +122,8 @@ def credit(kind: Credit, episodes: EpisodeBatch, belief: Array, value: Array, we
     ``terminal``: w v at the end.
     ``potential``: w (gamma Phi_{t+1} - Phi_t), with Phi = 0 in a terminal state, plus w v at the end (Ng et al. 1999:
     the best policy is that of ``terminal``). A truncated episode keeps its last Phi: the learner bootstraps there.
+    At a time limit both pay v and the learner expects it once more from beyond: where stalling is approved of and the
+    task pays little, a time limit's verdict is worth more than an ending's (``redistribute`` pays what is left of v).
     ``redistribute``: w (Phi_{t+1} - Phi_t), with Phi_L = v: sums to w (v - Phi_0).
     ``step``: w Phi_{t+1}, the belief at the state that the action led to, with Phi_L = v: a state's own reward, for
     tasks whose value lies in how each moment looks (Wang et al. 2024, arXiv:2402.03681).
@@ -203,17 +205,20 @@ def check_gate(fragment: Fragment) -> None:
         )
 
 
-def hold_until_paid(belief: Array, episodes: EpisodeBatch, cells: Array) -> Array:
+def hold_until_paid(kind: Credit, belief: Array, episodes: EpisodeBatch, cells: Array, gamma: float) -> Array:
     """(S,) belief that stays at Phi_0 until an episode's part in this fragment begins.
 
     Where episodes without a verdict are not paid, those still open aren't either (nobody knows yet whether they will
-    be judged). A verdict at the end then pays what is due for the earlier parts with the first step of the last one:
-    ``redistribute`` still sums to w (v - Phi_0).
+    be judged). A verdict at the end then pays what is due for the earlier parts, k steps, with the first step of the
+    last one: ``redistribute`` still sums to w (v - Phi_0); ``potential``, which leaves Phi_0 / gamma^k before it, still
+    is -w Phi_0 when discounted from the episode's start, which is what leaves the best policy as it is.
     """
     earlier = episodes.lengths - (cells[:, 2] - cells[:, 1])
     starts = episodes.obs_offsets[:-1]
-    held = belief.copy()
+    held = belief.astype(np.float64)
     held[packed_ranges(starts, earlier + 1)] = np.repeat(belief[starts], earlier + 1)
+    if kind == "potential":
+        held[starts + earlier] /= gamma**earlier
     return held
 
 

@@ -217,7 +217,7 @@ class Payer:
             scale = [known.scorers[v].scale if v else Scale() for v in pinned.version.tolist()]
             belief, value = normalised(belief, value, scale, episodes.lengths, mix.credit)
         if mix.unjudged != "rm":
-            belief = hold_until_paid(belief, episodes, pinned.cells)
+            belief = hold_until_paid(mix.credit, belief, episodes, pinned.cells, self.config.ppo.gamma)
         return credit(mix.credit, episodes, belief, value, weight, self.config.ppo.gamma)
 
     # ------------------------------------------------------------------------------------------ weights and versions

@@ -132,8 +132,9 @@ class MixConfig(Section):
     """What a gated episode pays that was cut off by time and has a yes."""
     unjudged: Literal["rm", "task", "drop", "reweight"] = "rm"
     """An episode without a verdict gets: the reward model's score (`rm`), the task reward only (`task`), is not learned
-    from (`drop`), or gets the task reward only while a verdict's feedback counts once for every episode that it stands
-    for, one over its inclusion probability: as much as judging all would come to, on average (`reweight`)."""
+    from (`drop`; what of it lay in earlier fragments was, with the task reward), or gets the task reward only while a
+    verdict's feedback counts once for every episode that it stands for, one over its inclusion probability: as much as
+    judging all would come to, on average (`reweight`)."""
     reweight_clip: Annotated[float, Field(ge=1.0)] = 100.0
     """Most episodes that a verdict may stand for with `reweight`; what that cuts off is reported."""
 

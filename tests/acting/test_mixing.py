@@ -164,8 +164,20 @@ def test_standardize():
 def test_what_was_not_paid_while_an_episode_ran_is_due_with_the_first_step_of_its_last_part():
     """A: its second step lies here; B (open) and C: all of theirs do."""
     cells = np.array([[0, 0, 1], [1, 3, 4], [0, 2, 4]])
-    held = hold_until_paid(BELIEF, EPISODES, cells)
+    held = hold_until_paid("redistribute", BELIEF, EPISODES, cells, 0.9)
     assert held == pytest.approx([0.5, 0.5, 0.8, 0.5, 0.7, 0.4, 0.3, 0.2])
     paid = credit("redistribute", EPISODES, held, VALUE, WEIGHT, 0.9)
     assert paid[1] == pytest.approx(2 * (1.0 - 0.5))  # all that A is due
     assert BELIEF[1] == np.float32(0.6)  # what was given is left as it is
+
+
+@pytest.mark.parametrize("kept", range(1, 7))
+def test_a_potential_discounts_to_the_same_wherever_an_episode_is_cut(kept):
+    """Six steps, of which the last ``kept`` lie in the fragment in which the verdict came: the rest was learned from
+    without. From the start it is gamma^5 v - Phi_0 in all, however it went in between."""
+    gamma, belief = 0.97, np.array([0.9, 0.2, 0.7, 0.4, 0.6, 0.8, 0.3])
+    one, cells = batch([6], [True], [True]), np.array([[0, 0, kept]])
+    held = hold_until_paid("potential", belief, one, cells, gamma)
+    paid = credit("potential", one, held, np.array([1.0]), np.array([2.0]), gamma)
+    paid[: 6 - kept] = 0.0
+    assert (gamma ** np.arange(6) * paid).sum() == pytest.approx(2.0 * (gamma**5 - 0.9), abs=1e-6)
