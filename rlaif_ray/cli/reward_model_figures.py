@@ -82,8 +82,9 @@ def _on_policy(newest: PeriodAccuracy) -> dict[str, Any]:
 
 def _gate(model: RewardModel, found: Examined) -> dict[str, Any]:
     return {
-        "accuracy": found.exam.gated_by, "needed": model.config.gate_accuracy, "n": found.exam.n,
-        "on": found.exam.labels, "passed": found.exam.gated_by >= model.config.gate_accuracy,
+        "accuracy": found.exam.gated_by, "accuracy_95": list(found.exam.gated_interval),
+        "needed": model.config.gate_accuracy, "n": found.exam.n, "on": found.exam.labels,
+        "passed": found.exam.gated_by >= model.config.gate_accuracy,
     }  # fmt: skip
 
 
@@ -121,8 +122,9 @@ def told(figures: Mapping[str, Any]) -> list[str]:
         f"{counts['abstained']:,} abstentions; graded on {counts['graded']:,} never learned from",
         f"agrees with judge  {_share(judge['accuracy'], judge['accuracy_95'])}",
         f"balanced           {_share(judge['balanced_accuracy'], judge['balanced_accuracy_95'])}",
-        f"gate               {'open' if gate['passed'] else 'shut'}: {_percent(gate['accuracy'])} of {gate['n']} "
-        f"{gate['on']}, {_percent(gate['needed'])} are needed",
+        f"gate               {'open' if gate['passed'] else 'shut'}: "
+        f"{_share(gate['accuracy'], gate['accuracy_95'])} of {gate['n']} {gate['on']}",
+        f"                   ({_percent(gate['needed'])} are needed)",
         f"Brier score        {_number(calibration['brier'], calibration['brier_95'])}",
         f"calibration error  {_number(calibration['calibration_error'], calibration['calibration_error_95'])}",
         f"                   ({calibration['how']})",

@@ -45,6 +45,8 @@ class Examined:
             **calibration_figures(self.calibration),
             "exam_n": float(self.exam.n),
             "exam_accuracy": self.exam.gated_by,
+            "exam_low": self.exam.gated_interval[0],
+            "exam_high": self.exam.gated_interval[1],
         }
 
     def detail(self) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class Grade:
         """Balanced accuracy; the plain one where a class is missing."""
         return self.accuracy if math.isnan(self.balanced) else self.balanced
 
+    @property
+    def gated_interval(self) -> tuple[float, float]:
+        """Of that one."""
+        return self.interval if math.isnan(self.balanced) else self.balanced_interval
+
     def extra(self) -> dict[str, float]:
         """What a report says besides: counts of the confusion, and ends of intervals."""
         table, balanced = self.table, self.balanced_interval

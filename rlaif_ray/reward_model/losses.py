@@ -203,6 +203,8 @@ def clearly_worse(new_belief_E: Array, old_belief_E: Array, target_E: Array) -> 
     """Paired: the new one lost more episodes than it won, by more than the standard error of that difference.
 
     McNemar's statistic (lost - won) / sqrt(lost + won) > 1: one episode of difference is luck, two without a win not.
+    A one-sided test at a level of about 16 %, on purpose a mild one: who refuses an equally good fit goes on with the
+    version that it has, who takes a worse one pays by it.
     """
     judged = target_E != 0.5
     new_right, old_right = ((b > 0.5) == (target_E > 0.5) for b in (new_belief_E, old_belief_E))

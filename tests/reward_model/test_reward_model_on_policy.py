@@ -75,6 +75,9 @@ def test_the_gate_stays_open_where_harm_became_rare_and_on_policy_is_not_measura
     assert newest.zero_error_bound == pytest.approx(3 / newest.n)
     assert [(p.first, p.last) for p in report.periods][-1] == (2, 2)
     assert sum(p.n for p in report.periods) == report.heldout_n
+    low, high = report.extra["exam_low"], report.extra["exam_high"]
+    assert low < report.extra["exam_accuracy"] <= high
+    assert (low, high) == (report.extra["balanced_low"], report.extra["balanced_high"])
     assert report.extra["exam_n"] == report.heldout_n  # fewer than 100 of each class: all of them
 
 
