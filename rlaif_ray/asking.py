@@ -111,7 +111,7 @@ class Asking:
             return
         before, of_each = self.pool.turned_away, 2 if self._compares else 1
         expected = min(fraction * len(candidates), of_each * wanted)
-        too_many = min(expected / of_each, self.pool.room) - limit
+        too_many = min(expected / of_each, self.pool.room_at(now.step)) - limit
         if self.config.feedback.late == "defer" and too_many >= 1:
             self.pool.turn_away(int(too_many))
         expected = min(expected, of_each * limit)
@@ -126,7 +126,8 @@ class Asking:
         if self.pool is None or not units:
             return
         about = {episodes_of(one)[0].episode_id: one for one in units}
-        chances, draws = self._chances(units, {one.episode_id: i for i, one in enumerate(picked)}, drawn)
+        room = self.pool.room_at(now.step)
+        chances, draws = self._chances(units, {one.episode_id: i for i, one in enumerate(picked)}, drawn, room)
         spread = {} if candidates.spread is None else dict(
             zip((one.episode_id for one in picked), candidates.spread[drawn.index].tolist(), strict=True)
         )  # fmt: skip
@@ -163,14 +164,15 @@ class Asking:
         by_model = self.config.feedback.select in ("uncertain", "disagreement", "stratified")
         return by_model or (cascade is not None and "rm-disagrees" in cascade.when)
 
-    def _chances(self, units: Sequence[Units], place: dict[int, int], drawn: Drawn) -> tuple[list[float], list[Draw]]:
+    def _chances(
+        self, units: Sequence[Units], place: dict[int, int], drawn: Drawn, room: int
+    ) -> tuple[list[float], list[Draw]]:
         """Of each question, its first episode's probability of being in one, and how it was drawn.
 
         They come in random order. So where the pool has room for r of k only, the first r are a random part of what was
         drawn, and each had r / k of its chance; the rest is offered for what the store may know of it. Of an odd number
         drawn for pairs, a random one is left over.
         """
-        room = self.pool.room if self.pool is not None else 0
         in_a_pair = len(units) * 2 / len(drawn) if self._compares else 1.0
         scale = in_a_pair * min(1.0, room / len(units)) if room else in_a_pair
         chances, draws = [], []

@@ -14,7 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -59,6 +59,7 @@ class Answered:
     failed: str = ""  # this one question could not be put; the others can
     manners: tuple[str, ...] = ()  # how each judge that has answered is talked to
     said: tuple[str, ...] = ()  # what judges don't take of what was to be sent
+    worst: Amount = field(default_factory=Amount)  # what one attempt at it may cost, of the judge that may cost most
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,10 @@ class Questioner:
         now = Circumstances(why.share, why.reward_model_version, why.doubt)
         label = await self._jury.ask(asked, now)
         manners = tuple(judge.manner for judge in self._judges if judge.manner)
-        return Answered(label, manners=manners, said=tuple(s for judge in self._judges for s in judge.said))
+        said = tuple(s for judge in self._judges for s in judge.said)
+        cases = [judge.worst_case(asked.question) for judge in self._judges]
+        worst = Amount(max(one.usd for one in cases), 1, max(one.tokens for one in cases))
+        return Answered(label, manners=manners, said=said, worst=worst)
 
     def _drawn(self, packed: bytes, why: Why) -> Asked:
         units: tuple[Episode, ...] = pickle.loads(packed)

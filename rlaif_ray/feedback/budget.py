@@ -57,12 +57,6 @@ class Caps:
         run = Caps(usd=config.run_usd, labels=config.run_labels, tokens=config.run_tokens)
         return Caps(usd=config.usd, labels=config.labels, tokens=config.tokens, run=None if run == Caps() else run)
 
-    def labels_to_replay(self, replayed: int) -> int | None:
-        """Labels left to a run that is replayed, which gets as many as it could have bought: it ends where the one it
-        repeats ended. None: no cap."""
-        caps = [cap for cap in (self.labels, self.run.labels if self.run is not None else None) if cap is not None]
-        return max(0, min(caps) - replayed) if caps else None
-
     def at(self, share: float) -> Caps:
         """The part of each cap that may be spent so far; ``share`` in [0, 1]."""
         if share >= 1.0:
@@ -128,11 +122,6 @@ class Account:
         if self.caps.labels is None:
             return None
         return max(0, self.caps.labels - self.spent.labels - self.reserved.labels)
-
-    @property
-    def labels_to_come(self) -> int | None:
-        """Labels that may yet come, those in flight included; None: no cap."""
-        return None if self.labels_left is None else self.labels_left + self.reserved.labels
 
     @property
     def empty(self) -> bool:

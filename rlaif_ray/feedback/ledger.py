@@ -22,6 +22,7 @@ __all__ = [
     "check_caps",
     "close_attempt",
     "close_batch",
+    "dearest",
     "draw",
     "drawable",
     "forget_unsent",
@@ -76,6 +77,12 @@ def billed_to_run(db: sqlite3.Connection, run_id: str) -> Account:
     # The plus keeps SQLite to the index of what is open: a run has thousands of attempts, and few in flight.
     reserved = db.execute(_RESERVED + " AND +run_id = ?", (run_id,)).fetchone()
     return Account(spent=Amount(*spent) if spent is not None else Amount(), reserved=Amount(*reserved))
+
+
+def dearest(db: sqlite3.Connection, run_id: str) -> Amount:
+    """The most that was reserved for an attempt of the run's."""
+    most = "SELECT coalesce(max(worst_usd), 0.0), 1, coalesce(max(worst_tokens), 0) FROM attempts WHERE run_id = ?"
+    return Amount(*db.execute(most, (run_id,)).fetchone())
 
 
 def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:

@@ -27,13 +27,14 @@ from ray.exceptions import RayActorError, RayError
 from rlaif_ray.config import Config
 from rlaif_ray.errors import JudgeError, RlaifError, StoreError
 from rlaif_ray.feedback.actors import Answered, StoreHandle, Why, questioner_actor
-from rlaif_ray.feedback.budget import Account, Caps, share_at
+from rlaif_ray.feedback.budget import Account, Amount, Caps, share_at
 from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
 from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
+from rlaif_ray.feedback.room import Room
 from rlaif_ray.feedback.staff import Questioner, Staff
 from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Judged, Label, Units, episode_key, episodes_of
 
@@ -109,7 +110,9 @@ class FeedbackPool:
         self._failed = self._asked_again = 0
         self.turned_away = 0  # questions not taken on because as many as may wait were waiting
         self._looked: Callable[[], Any] | None = None  # where asking stood: an answer that may be under way
-        self._labels_left = self._room_for_labels(*self._standing())
+        self._room = Room(self._caps, self._parts)
+        self._room.reckon(self._store.call("dearest", run_id))
+        self._learn_room(*self._standing())
 
     # ---------------------------------------------------------------------------------------------- asking
 
@@ -128,17 +131,15 @@ class FeedbackPool:
 
         ``step`` says how much of the budget ``budget.schedule`` opens; ``reward_model_version`` is stored with the
         labels, as are ``inclusion_probability`` (one for each, or one for all) and ``draws`` (empty: all audit);
-        ``doubts`` say for each how far the reward model's ensemble disagrees about it. Fewer than given where the label
-        budget or the backlog has no ``room`` for more, none once asking has stopped. With the label budget used
+        ``doubts`` say for each how far the reward model's ensemble disagrees about it. Fewer than given where the
+        budget or the backlog has no room for more (``room_at``), none once asking has stopped. With the budget used
         up, those that somebody has asked about already are taken on: the store may have their answer.
         """
         pairs = [episodes_of(unit) for unit in units]
-        paid = self.room
+        paid = self.room_at(step)
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
-        self.turn_away(min(len(pairs), self._payable) - self._backlog)
-        by_now = self._config.feedback.progress(step, self._config.run.total_steps)
-        share = share_at(self._config.budget.schedule, by_now)
-        why = Why(step, 1.0, share=share, reward_model_version=reward_model_version)
+        self.turn_away(min(len(pairs), self._payable(self._share(step))) - self._backlog)
+        why = Why(step, 1.0, share=self._share(step), reward_model_version=reward_model_version)
         for i in chosen:
             chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
             now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
@@ -146,17 +147,19 @@ class FeedbackPool:
             self._put(_Question(self._staff.idlest(), pairs[i], now))
         return [pairs[i][0].episode_id for i in chosen]
 
-    @property
-    def room(self) -> int:
-        """Questions that would be taken on now and may be paid for, by what has been polled: nothing is looked at."""
-        return max(0, min(self._payable, self._backlog))
+    def room_at(self, step: int) -> int:
+        """Questions that would be taken on now, with what ``budget.schedule`` has opened by that step, and may be paid
+        for, by what has been polled: nothing is looked at."""
+        return max(0, min(self._payable(self._share(step)), self._backlog))
 
-    @property
-    def _payable(self) -> int:
-        """Questions that the label budget has room for."""
-        if self._labels_left is None:
-            return sys.maxsize
-        return self._labels_left // self._parts - len(self._pending)
+    def _share(self, step: int) -> float:
+        by_now = self._config.feedback.progress(step, self._config.run.total_steps)
+        return share_at(self._config.budget.schedule, by_now)
+
+    def _payable(self, share: float) -> int:
+        """Questions that the budget has room for."""
+        labels = self._room.labels(share)
+        return sys.maxsize if labels is None else labels - len(self._pending)
 
     @property
     def _backlog(self) -> int:
@@ -236,8 +239,9 @@ class FeedbackPool:
         """Where asking stands, from the store: now, or at a ``look`` since the last time. Raises StoreError."""
         stats, account, own = self._standing()
         left = least(account.labels_left, own.labels_left)
-        self._labels_left = self._room_for_labels(stats, account, own)
-        exhausted = account.empty or own.empty or (self._refused and account.reserved.labels == 0)
+        self._learn_room(stats, account, own)
+        refused = self._refused or self._room.labels() == 0
+        exhausted = account.empty or own.empty or (refused and account.reserved.labels == 0)
         if exhausted:
             spent = f"The budget is spent: {stats.labels:,} labels for USD {stats.spend_usd:.2f}"
             self._say_once("budget", f"{spent}. Asking is at its end, training goes on.")
@@ -314,6 +318,8 @@ class FeedbackPool:
 
     def _take(self, answered: Answered, why: Why) -> None:
         self._manners = tuple(dict.fromkeys([*self._manners, *answered.manners]))
+        if self._config.judge.replay != "only":
+            self._room.reckon(answered.worst)
         for said in answered.said:
             self._say_once(said, said)
         if answered.label is not None:
@@ -333,9 +339,9 @@ class FeedbackPool:
         self._arrived.append(label)
         if not label.replayed:
             self._latencies.append(label.outcome.usage.latency_s)
-        counts = label.replayed == (self._config.judge.replay == "only") or self._caps.run is not None
-        if self._labels_left is not None and counts:
-            self._labels_left -= self._parts
+        usage = label.outcome.usage
+        used = Amount(usage.cost_usd, self._parts, usage.input_tokens + usage.output_tokens)
+        self._room.hear(used, billed=label.replayed == (self._config.judge.replay == "only"))
 
     def _say_once(self, what: str, notice: str) -> None:
         if what not in self._told:
@@ -387,8 +393,8 @@ class FeedbackPool:
         looked, self._looked = self._looked, None
         return looked() if looked else self._store.call("standing", self._run_id, self._caps)  # type: ignore[no-any-return]
 
-    def _room_for_labels(self, stats: LabelStats, account: Account, own: Account) -> int | None:
-        """Labels that may yet come, those in flight included; None: any number."""
-        if self._config.judge.replay == "only":
-            return self._caps.labels_to_replay(self._parts * stats.replayed)
-        return least(account.labels_to_come, own.labels_to_come)
+    def _learn_room(self, stats: LabelStats, account: Account, own: Account) -> None:
+        if self._config.judge.replay == "only":  # as many as it could have bought: it ends where the one it repeats did
+            taken = Account(spent=Amount(labels=self._parts * stats.replayed))
+            account = own = taken
+        self._room.look(account, own)

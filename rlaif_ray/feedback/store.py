@@ -30,6 +30,7 @@ from rlaif_ray.feedback.ledger import (
     account_of,
     account_of_run,
     close_attempt,
+    dearest,
     draw,
     drawable,
     forget_unsent,
@@ -201,6 +202,11 @@ class LabelStore:
         """What one run has spent and reserved, against caps of its own."""
         with self._db.reading() as db:
             return account_of_run(db, caps, run_id)
+
+    def dearest(self, run_id: str) -> Amount:
+        """The most that was reserved for one attempt of a run's so far."""
+        with self._db.reading() as db:
+            return dearest(db, run_id)
 
     def stand_alone(self, run: str, inherited: Mapping[str, int] = MappingProxyType({})) -> Amount:
         """What the run bought, failed attempts included, and took from the store, each answer once, at the price that

@@ -67,9 +67,9 @@ def test_the_built_in_judge_through_the_pool(
     episodes = [tiny_episode(number, harmful=number % 4 == 0) for number in range(40)]
     chances: list[float] = [0.25 + 0.01 * number for number in range(40)]
     draws: list[Draw] = ["targeted" if number % 2 else "audit" for number in range(40)]
-    room = pool.room
+    room = pool.room_at(0)
     assert len(pool.submit(episodes, inclusion_probability=chances, step=1234, draws=draws)) == 40
-    assert pool.room <= room - pool.in_flight
+    assert pool.room_at(0) <= room - pool.in_flight
     assert pool.in_flight > 0
     labels = pool.wait(60.0)
     assert pool.in_flight == 0
@@ -102,7 +102,7 @@ def test_submitting_and_polling_never_wait_for_the_judge(pools: list[FeedbackPoo
 def test_a_judge_that_does_not_keep_up_is_said_once(pools: list[FeedbackPool], tmp_path: Path) -> None:
     with FakeServer(lambda *_: slowly(0.5)) as server:
         pool = make_pool(pools, tmp_path, server.base_url, feedback__concurrency=1, budget__labels=12)
-        most = pool.room
+        most = pool.room_at(0)
         assert most == BACKLOG
         assert len(pool.submit([tiny_episode(n) for n in range(most)], inclusion_probability=1.0, step=0)) == most
         assert (pool.turned_away, pool.notices()) == (0, [])
@@ -126,7 +126,7 @@ def test_the_label_budget_ends_asking_and_is_shared_with_the_next_run(
         assert len(first.submit([tiny_episode(n) for n in range(5)], inclusion_probability=1.0, step=0)) == 5
         assert len(first.wait(30.0)) == 5
         assert first.stats().labels_left == 2
-        assert first.room == 2
+        assert first.room_at(0) == 2
         assert not first.stats().exhausted
         second = make_pool(pools, tmp_path, server.base_url, run="other", budget__labels=7)
         assert len(second.submit([tiny_episode(n) for n in range(10, 20)], inclusion_probability=1.0, step=0)) == 2
@@ -279,12 +279,39 @@ def test_a_schedule_opens_the_budget_step_by_step(pools: list[FeedbackPool], tmp
         pool = make_pool(
             pools, tmp_path, server.base_url, budget__run_labels=10, budget__schedule="uniform", run__total_steps=1000
         )
-        for step, least, most in ((0, 0, 0), (300, 3, 3), (350, 3, 3), (800, 8, 8), (1000, 10, 10)):
-            pool.submit([tiny_episode(step + n) for n in range(12)], inclusion_probability=1.0, step=step)
-            pool.wait(30.0)
-            assert least <= pool.stats().labels <= most
+        for step, room, labels in ((0, 0, 0), (300, 3, 3), (350, 0, 3), (800, 5, 8), (1000, 2, 10)):
+            assert pool.room_at(step) == room
+            taken = pool.submit([tiny_episode(step + n) for n in range(12)], inclusion_probability=1.0, step=step)
+            assert len(taken) == room
+            assert len(pool.wait(30.0)) == room
+            assert pool.stats().labels == labels
             assert pool.stats().exhausted is (step == 1000)
         assert server.asked == 10
+
+
+def test_money_makes_room_by_the_dearest_question_so_far(pools: list[FeedbackPool], tmp_path: Path) -> None:
+    """Who is drawn and taken on is asked: nobody is turned away afterwards for being dear."""
+    priced = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 1000.0, "budget__usd": 8.0}
+    with FakeServer(lambda *_: completion()) as server:
+        pool = make_pool(pools, tmp_path, server.base_url, **priced)
+        pool.submit([tiny_episode(0)], inclusion_probability=1.0, step=0)
+        assert len(pool.wait(30.0)) == 1
+        for number in range(1, 100):
+            room = pool.room_at(0)
+            if not room:
+                break
+            episodes = [tiny_episode(100 * number + i) for i in range(min(room, 5))]
+            assert len(pool.submit(episodes, inclusion_probability=1.0, step=0)) == len(episodes)
+            assert len(pool.wait(30.0)) == len(episodes)
+        assert pool.room_at(0) == 0
+        stats = pool.stats()
+        assert stats.exhausted
+        with LabelStore(tmp_path / "labels.sqlite", readonly=True) as store:
+            dearest = store.dearest("run")
+        assert 8.0 - dearest.usd < stats.spend_usd <= 8.0
+        pool.close()
+        again = make_pool(pools, tmp_path, server.base_url, **priced)
+        assert again.room_at(0) == 0  # it knows from the store what a question costs
 
 
 def test_a_questioners_process_is_small(pools: list[FeedbackPool], tmp_path: Path) -> None:

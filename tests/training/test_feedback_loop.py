@@ -99,6 +99,9 @@ class Pool:
         self.due += [(self.polls + self.delay, e) for e in taken]
         return [(e[0] if isinstance(e, tuple) else e).episode_id for e in taken]
 
+    def room_at(self, step):
+        return self.room
+
     def turn_away(self, count):
         self.turned_away += count
 

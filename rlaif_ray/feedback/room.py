@@ -1,0 +1,55 @@
+"""How many more questions a budget pays for, as a pool knows it between two looks at the store. Pure.
+
+Questions are drawn with known chances, so how many can be put must be known beforehand, and must not depend on what
+they are about: whoever is turned away once drawn would be one whose episode is long, since that is what costs. So a
+question is reckoned at the dearest that any has been, and those in flight too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rlaif_ray.feedback.budget import ROUNDING_USD, Account, Amount, Caps
+
+__all__ = ["Room"]
+
+
+@dataclass
+class Room:
+    """``parts``: billed questions of one label, at most; amounts are of single ones."""
+
+    caps: Caps
+    parts: int
+    spent: Amount = field(default_factory=Amount)  # by all that share the store
+    own: Amount = field(default_factory=Amount)  # by the run, as if it stood alone
+    dearest: Amount = field(default_factory=Amount)  # the most that any was reserved so far
+
+    def look(self, account: Account, own: Account) -> None:
+        """Begin anew with what the store says."""
+        self.spent, self.own = account.spent, own.spent
+
+    def hear(self, used: Amount, *, billed: bool) -> None:
+        """An answer has come since; ``billed``: it is not one that had been paid for before."""
+        self.own += used
+        if billed:
+            self.spent += used
+
+    def reckon(self, worst: Amount) -> None:
+        """So much was reserved for one."""
+        most = self.dearest
+        self.dearest = Amount(max(most.usd, worst.usd), 1, max(most.tokens, worst.tokens))
+
+    def labels(self, share: float = 1.0) -> int | None:
+        """That may yet come, those in flight included, with this share of the caps open; None: any number."""
+        return min(self._each(self.caps.at(share)), default=None)
+
+    def _each(self, caps: Caps) -> Iterator[int]:
+        for cap, spent in ((caps, self.spent), (caps.run or Caps(), self.own)):
+            if cap.labels is not None:
+                yield max(0, cap.labels - spent.labels) // self.parts
+            if cap.usd is not None and self.dearest.usd > 0.0:
+                yield max(0, math.floor((cap.usd - spent.usd + ROUNDING_USD) / (self.parts * self.dearest.usd)))
+            if cap.tokens is not None and self.dearest.tokens > 0:
+                yield max(0, cap.tokens - spent.tokens) // (self.parts * self.dearest.tokens)
