@@ -106,7 +106,8 @@ def comparison(results: Results, before: tuple[str, str], after: tuple[str, str]
         gain = paired_gain(*(100 * results.rows[key].outcome(name)[:seeds] for key in (before, after)))
         if not gain.n:
             return ""
-        said.append(f"{words} {gain.value:+.2f} points [{decimal(gain.low, 2)}, {decimal(gain.high, 2)}]")
+        value, low, high = (round(end, 2) + 0.0 for end in (gain.value, gain.low, gain.high))  # never a -0.00
+        said.append(f"{words} {value:+.2f} points [{decimal(low, 2)}, {decimal(high, 2)}]")
     return f"`{after[1]}` over `{before[1]}`, seed by seed ({gain.n}): {', '.join(said)}."
 
 
