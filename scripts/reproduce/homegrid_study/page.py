@@ -251,7 +251,8 @@ def _hours(results: Results) -> str:
     total = sum(row["minutes"] for row in results.plan["steps"] if row["fits"]) / 60
     spent = sum(one["minutes"] / shared_by(one) for one in results.found.values()) / 60
     return (
-        f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}.\n\n"
+        f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}, "
+        "without what ran with settings that were frozen before.\n\n"
         + markdown(("arm", "seeds that fit", "minutes each", "from"), lines)
         + _shared(results)
     )
