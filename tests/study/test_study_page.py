@@ -75,7 +75,7 @@ def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Lay
     assert line_of(page, "minutes on 2 cores, one seed")[3:] == ["11.0", "yes"]
     shared = "`task/task-s20` (2 at a time), `task/task-s21` (2 at a time), `task/task-s22` (2 at a time), "
     assert f"{shared}`online/online-s22` (2 at a time).\n" in page
-    assert "spent so far: 0.8." in page  # 12 minutes each: two alone, four on half of the machine
+    assert "spent so far: 0.8, without" in page  # 12 minutes each: two alone, four on half of the machine
 
 
 def test_what_failed_and_what_was_not_run_is_listed(study: tuple[Layout, dict[str, Step]]) -> None:

@@ -27,23 +27,28 @@ CURVES = ("online", "online_structured", "labels_100", "labels_250", "labels_100
 
 def cost_quality(results: Results) -> str | None:
     """Labels, those of what an arm began with included, against what came of it."""
-    rows = [row for row in results.headline if row.ended]
+    rows = _shown(results)
     return cost_quality_chart(results.record(rows), "labels") if rows else None
 
 
 def learning_curves(results: Results) -> str | None:
-    """Outcomes of training episodes over steps: the task alone, the published procedure, online feedback."""
+    """Outcomes of training episodes over steps, those of what an arm began with before it: task, published, online."""
     return _curves(results, ("task", "published", "online"))
 
 
 def shares(results: Results) -> str | None:
-    """Outcomes of training episodes over steps: direct, distilled and hybrid, from the same task-only policies."""
+    """Outcomes of training episodes over steps: direct, distilled and hybrid, each going on from a task-only policy."""
     return _curves(results, ("direct", "hybrid"))
 
 
 def _curves(results: Results, studies: Sequence[str]) -> str | None:
-    rows = [row for row in results.headline if row.ended and row.study in studies]
+    rows = [row for row in _shown(results) if row.study in studies]
     return curves_chart(results.record(rows)) if rows else None
+
+
+def _shown(results: Results) -> list[Row]:
+    """Headline arms under one judge: those of the other lie on top of them, and are in the tables."""
+    return [row for row in results.headline if row.ended and not row.arm.endswith("structured")]
 
 
 def budgets(results: Results) -> str | None:

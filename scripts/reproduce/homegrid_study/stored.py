@@ -137,7 +137,9 @@ def _trial(row: Row, one: Mapping[str, Any]) -> Trial:
         evaluation = {world: known[world] for world in (*WORLDS, *UNTUNED) if world in known}  # the headline first
         cost = {key: one["chain"][key] for key in ("usd", "labels")}
         summary = {**one["summary"], "evaluation": evaluation, "stand_alone": cost}
-    record = RunRecord(Path(one["key"]), None, "", summary, one.get("rows", ()))
+    before = one["chain"]["steps"] - one["own"]["steps"] if one["status"] != "failed" else 0
+    rows = [{**known, "steps": known["steps"] + before} for known in one.get("rows", ())]
+    record = RunRecord(Path(one["key"]), None, "", summary, rows)
     return Trial(name, row.arm, int(one["seed"]), one.get("set", {}), (), record)
 
 
