@@ -10,7 +10,7 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import RlaifError
 from rlaif_ray.priority import LAST, give_way
-from rlaif_ray.reward_model.trainer import Published, RewardModelTrainer
+from rlaif_ray.reward_model.trainer import Options, Published, RewardModelTrainer
 from rlaif_ray.types import Draw, Episode, Units
 
 __all__ = ["LocalRewardModel", "RewardModelClient", "RewardModelHandle"]
@@ -60,15 +60,9 @@ class LocalRewardModel:
     """Fits in this process, inside ``add``: the same labels in the same portions give the same versions."""
 
     def __init__(
-        self,
-        config: RewardModelConfig,
-        *,
-        obs_shape: Sequence[int],
-        seed: int,
-        device: str = "cpu",
-        audit_share: float | None = None,
+        self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, **options: Unpack[Options]
     ) -> None:
-        self._trainer = RewardModelTrainer(config, obs_shape, seed, device, audit_share)
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, **options)
         self._outcomes: list[Published] = []
 
     def add(
@@ -110,18 +104,14 @@ class _Worker:
     """Lives in the Ray actor: a trainer, one thread, low priority."""
 
     def __init__(
-        self,
-        config: RewardModelConfig,
-        obs_shape: tuple[int, ...],
-        seed: int,
-        device: str,
-        audit_share: float | None,
+        self, config: RewardModelConfig, obs_shape: tuple[int, ...], seed: int, **options: Unpack[Options]
     ) -> None:
         import torch
 
         give_way(LAST)
-        usable = device if torch.cuda.is_available() else "cpu"  # a fit takes a second on a CPU too
-        self._trainer = RewardModelTrainer(config, obs_shape, seed, usable, audit_share)
+        if not torch.cuda.is_available():  # a fit takes a second on a CPU too
+            options["device"] = "cpu"
+        self._trainer = RewardModelTrainer(config, obs_shape, seed, **options)
 
     def restore(self, state: Mapping[str, Any], version: int) -> None:
         self._trainer.restore(state)
@@ -148,17 +138,10 @@ class RewardModelClient:
     """
 
     def __init__(
-        self,
-        config: RewardModelConfig,
-        *,
-        obs_shape: Sequence[int],
-        seed: int,
-        device: str = "cpu",
-        audit_share: float | None = None,
+        self, config: RewardModelConfig, *, obs_shape: Sequence[int], seed: int, **options: Unpack[Options]
     ) -> None:
         self._checks = RewardModelTrainer(config, obs_shape, seed)  # refuses here and now what the actor would refuse
-        self._device = device
-        self._arguments = (config, tuple(obs_shape), seed, device, audit_share)
+        self._arguments, self._options = (config, tuple(obs_shape), seed), options
         self._portions: list[_Portion] = []
         self._sent = 0
         self._skipped = 0  # versions that have been published before
@@ -251,10 +234,10 @@ class RewardModelClient:
         """An actor on the driver's node, restored. It reserves no GPU: it shares the learner's for moments."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         keep_gpus_visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-        options = {"num_cpus": 0, "scheduling_strategy": here}
-        if self._device != "cpu":
-            options["runtime_env"] = keep_gpus_visible
-        actor = ray.remote(_Worker).options(**options).remote(*self._arguments)
+        placed = {"num_cpus": 0, "scheduling_strategy": here}
+        if self._options.get("device", "cpu") != "cpu":
+            placed["runtime_env"] = keep_gpus_visible
+        actor = ray.remote(_Worker).options(**placed).remote(*self._arguments, **self._options)
         actor.restore.remote(self._state, self._skipped)
         return actor
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError
@@ -24,7 +24,7 @@ from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.noise import FlipRates
 from rlaif_ray.types import Draw, RewardModelReport, Units
 
-__all__ = ["Published", "RewardModelTrainer"]
+__all__ = ["Options", "Published", "RewardModelTrainer"]
 
 FEWEST_HELD_OUT = 5  # labels; below that a share of right answers says nothing
 FORMAT = 1
@@ -36,6 +36,13 @@ class Published:
 
     state: dict[str, Any] | None  # ``RewardModel.state()`` of a new version; None: nothing new to load
     report: RewardModelReport  # of the version in service; of the refused candidate where there is none
+
+
+class Options(TypedDict, total=False):
+    """What a trainer may be told besides."""
+
+    device: str  # where nets are fitted: cpu
+    audit_share: float | None  # as ``Labels`` has it: None
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,16 @@ class _Fit:
 class RewardModelTrainer:
     """Holds labelled episodes and the version in service.
 
-    ``obs_shape`` is (H, W, C) or (D,); ``device`` is where nets are fitted; ``audit_share`` as ``Labels`` has it.
+    ``obs_shape`` is (H, W, C) or (D,).
     """
 
     def __init__(
-        self,
-        config: RewardModelConfig,
-        obs_shape: Sequence[int],
-        seed: int,
-        device: str = "cpu",
-        audit_share: float | None = None,
+        self, config: RewardModelConfig, obs_shape: Sequence[int], seed: int, **options: Unpack[Options]
     ) -> None:
-        self.config, self.obs_shape, self.seed, self.device = config, tuple(obs_shape), seed, device
+        self.config, self.obs_shape, self.seed = config, tuple(obs_shape), seed
+        self.device = options.get("device", "cpu")
         self.served: RewardModel | None = None
-        self.labels = Labels(self.obs_shape, config.holdout, audit_share)
+        self.labels = Labels(self.obs_shape, config.holdout, options.get("audit_share"))
         self._considered = 0  # labels that the last fit knew
         self._version = 0  # the highest number that was given to a version
         RewardModel.create(config, self.obs_shape, seed)  # an impossible shape is an error now, not at the first fit

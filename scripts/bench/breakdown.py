@@ -120,7 +120,7 @@ def fits(plan: Plan, devices: Sequence[str]) -> Row:
         for name, spent in seconds.items():
             net, device = name.split(", ")
             config = RewardModelConfig.model_validate({"net": net} | ({"epochs": 3} if plan.tiny else {}))
-            trainer = RewardModelTrainer(config, taught[0].obs.shape[1:], 0, device)
+            trainer = RewardModelTrainer(config, taught[0].obs.shape[1:], 0, device=device)
             trainer.add(taught, values)
             began = time.perf_counter()
             trainer.fit()
