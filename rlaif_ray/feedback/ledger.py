@@ -79,10 +79,11 @@ def billed_to_run(db: sqlite3.Connection, run_id: str) -> Account:
     return Account(spent=Amount(*spent) if spent is not None else Amount(), reserved=Amount(*reserved))
 
 
-def dearest(db: sqlite3.Connection, run_id: str) -> Amount:
-    """The most that was reserved for an attempt of the run's."""
-    most = "SELECT coalesce(max(worst_usd), 0.0), 1, coalesce(max(worst_tokens), 0) FROM attempts WHERE run_id = ?"
-    return Amount(*db.execute(most, (run_id,)).fetchone())
+def dearest(db: sqlite3.Connection, run_id: str, recent: int) -> Amount:
+    """The most that was reserved for one of so many newest attempts of the run's."""
+    newest = "SELECT worst_usd, worst_tokens FROM attempts WHERE run_id = ? ORDER BY id DESC LIMIT ?"
+    most = f"SELECT coalesce(max(worst_usd), 0.0), 1, coalesce(max(worst_tokens), 0) FROM ({newest})"
+    return Amount(*db.execute(most, (run_id, recent)).fetchone())
 
 
 def may_take(db: sqlite3.Connection, run_id: str, label: Label) -> bool:

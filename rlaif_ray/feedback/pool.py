@@ -34,7 +34,7 @@ from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
 from rlaif_ray.feedback.question import words_of
 from rlaif_ray.feedback.records import LabelStats
-from rlaif_ray.feedback.room import Room
+from rlaif_ray.feedback.room import RECENT, Room
 from rlaif_ray.feedback.staff import Questioner, Staff
 from rlaif_ray.types import Draw, Episode, EpisodeRenderer, Judged, Label, Units, episode_key, episodes_of
 
@@ -111,7 +111,7 @@ class FeedbackPool:
         self.turned_away = 0  # questions not taken on because as many as may wait were waiting
         self._looked: Callable[[], Any] | None = None  # where asking stood: an answer that may be under way
         self._room = Room(self._caps, self._parts)
-        self._room.reckon(self._store.call("dearest", run_id))
+        self._room.worst.append(self._store.call("dearest", run_id, RECENT))
         self._learn_room(*self._standing())
 
     # ---------------------------------------------------------------------------------------------- asking
@@ -319,7 +319,7 @@ class FeedbackPool:
     def _take(self, answered: Answered, why: Why) -> None:
         self._manners = tuple(dict.fromkeys([*self._manners, *answered.manners]))
         if self._config.judge.replay != "only":
-            self._room.reckon(answered.worst)
+            self._room.worst.append(answered.worst)
         for said in answered.said:
             self._say_once(said, said)
         if answered.label is not None:

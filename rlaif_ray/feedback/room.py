@@ -8,12 +8,16 @@ question is reckoned at the dearest that any has been, and those in flight too.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rlaif_ray.feedback.budget import ROUNDING_USD, Account, Amount, Caps
 
-__all__ = ["Room"]
+__all__ = ["RECENT", "Room"]
+
+# Questions. A policy that learns needs shorter episodes: its first ones would keep most of the money waiting.
+RECENT = 200
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Room:
     parts: int
     spent: Amount = field(default_factory=Amount)  # by all that share the store
     own: Amount = field(default_factory=Amount)  # by the run, as if it stood alone
-    dearest: Amount = field(default_factory=Amount)  # the most that any was reserved so far
+    worst: deque[Amount] = field(default_factory=lambda: deque(maxlen=RECENT))  # what was reserved for each of late
 
     def look(self, account: Account, own: Account) -> None:
         """Begin anew with what the store says."""
@@ -36,20 +40,17 @@ class Room:
         if billed:
             self.spent += used
 
-    def reckon(self, worst: Amount) -> None:
-        """So much was reserved for one."""
-        most = self.dearest
-        self.dearest = Amount(max(most.usd, worst.usd), 1, max(most.tokens, worst.tokens))
-
     def labels(self, share: float = 1.0) -> int | None:
         """That may yet come, those in flight included, with this share of the caps open; None: any number."""
         return min(self._each(self.caps.at(share)), default=None)
 
     def _each(self, caps: Caps) -> Iterator[int]:
+        usd = self.parts * max((one.usd for one in self.worst), default=0.0)
+        tokens = self.parts * max((one.tokens for one in self.worst), default=0)
         for cap, spent in ((caps, self.spent), (caps.run or Caps(), self.own)):
             if cap.labels is not None:
                 yield max(0, cap.labels - spent.labels) // self.parts
-            if cap.usd is not None and self.dearest.usd > 0.0:
-                yield max(0, math.floor((cap.usd - spent.usd + ROUNDING_USD) / (self.parts * self.dearest.usd)))
-            if cap.tokens is not None and self.dearest.tokens > 0:
-                yield max(0, cap.tokens - spent.tokens) // (self.parts * self.dearest.tokens)
+            if cap.usd is not None and usd > 0.0:
+                yield max(0, math.floor((cap.usd - spent.usd + ROUNDING_USD) / usd))
+            if cap.tokens is not None and tokens > 0:
+                yield max(0, cap.tokens - spent.tokens) // tokens

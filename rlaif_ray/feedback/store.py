@@ -203,10 +203,10 @@ class LabelStore:
         with self._db.reading() as db:
             return account_of_run(db, caps, run_id)
 
-    def dearest(self, run_id: str) -> Amount:
-        """The most that was reserved for one attempt of a run's so far."""
+    def dearest(self, run_id: str, recent: int) -> Amount:
+        """The most that was reserved for one of so many newest attempts of a run's."""
         with self._db.reading() as db:
-            return dearest(db, run_id)
+            return dearest(db, run_id, recent)
 
     def stand_alone(self, run: str, inherited: Mapping[str, int] = MappingProxyType({})) -> Amount:
         """What the run bought, failed attempts included, and took from the store, each answer once, at the price that

@@ -26,6 +26,7 @@ from rlaif_ray.errors import ConfigError, JudgeError, JudgeRejectsKey, MissingKe
 from rlaif_ray.feedback.actors import store_actor
 from rlaif_ray.feedback.builtin.launcher import BuiltinJudge
 from rlaif_ray.feedback.pool import BACKLOG, FeedbackPool
+from rlaif_ray.feedback.room import RECENT
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Draw, EpisodeRenderer, Label, Verdict
 
@@ -289,7 +290,7 @@ def test_a_schedule_opens_the_budget_step_by_step(pools: list[FeedbackPool], tmp
         assert server.asked == 10
 
 
-def test_money_makes_room_by_the_dearest_question_so_far(pools: list[FeedbackPool], tmp_path: Path) -> None:
+def test_money_makes_room_by_the_dearest_question_of_late(pools: list[FeedbackPool], tmp_path: Path) -> None:
     """Who is drawn and taken on is asked: nobody is turned away afterwards for being dear."""
     priced = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 1000.0, "budget__usd": 8.0}
     with FakeServer(lambda *_: completion()) as server:
@@ -307,7 +308,7 @@ def test_money_makes_room_by_the_dearest_question_so_far(pools: list[FeedbackPoo
         stats = pool.stats()
         assert stats.exhausted
         with LabelStore(tmp_path / "labels.sqlite", readonly=True) as store:
-            dearest = store.dearest("run")
+            dearest = store.dearest("run", RECENT)
         assert 8.0 - dearest.usd < stats.spend_usd <= 8.0
         pool.close()
         again = make_pool(pools, tmp_path, server.base_url, **priced)

@@ -8,7 +8,7 @@ import pytest
 from rlaif_ray.errors import BudgetExhausted
 from rlaif_ray.feedback.budget import Account, Amount, Caps
 from rlaif_ray.feedback.estimate import estimated_mean
-from rlaif_ray.feedback.room import Room
+from rlaif_ray.feedback.room import RECENT, Room
 
 LONG, SHORT = Amount(0.03, 1, 3_000), Amount(0.003, 1, 300)
 
@@ -34,8 +34,7 @@ def room(caps: Caps, *, parts: int = 1, spent: Amount | None = None, own: Amount
 )
 def test_the_cap_that_is_nearest_counts(caps: Caps, labels: int | None) -> None:
     made = room(caps, spent=Amount(0.04, 4, 400), own=Amount(0.01, 1, 100))
-    made.reckon(LONG)
-    made.reckon(SHORT)
+    made.worst.extend([LONG, SHORT])
     assert made.labels() == labels
 
 
@@ -44,9 +43,17 @@ def test_before_a_question_has_a_price_labels_alone_count() -> None:
     assert room(Caps(usd=1e-6, labels=7)).labels() == 7
 
 
+def test_long_episodes_of_the_beginning_are_forgotten() -> None:
+    made = room(Caps(usd=0.3))
+    made.worst.extend([LONG] + [SHORT] * (RECENT - 1))
+    assert made.labels() == 10
+    made.worst.append(SHORT)
+    assert made.labels() == 100
+
+
 def test_a_schedule_opens_part_of_each_cap_and_a_panel_takes_its_parts() -> None:
     made = room(Caps(labels=100, usd=3.0, run=Caps(labels=60)), parts=3)
-    made.reckon(LONG)
+    made.worst.append(LONG)
     assert (made.labels(), made.labels(0.5), made.labels(0.0)) == (20, 10, 0)  # the run's own cap; 0.09 a question
     assert room(Caps(usd=3.0), parts=3).labels(0.5) is None
 
@@ -77,7 +84,7 @@ def ending(rng: np.random.Generator, *, reckoned: bool) -> float:
             except BudgetExhausted:
                 assert not reckoned, "what was drawn and fits must not be turned away"
                 continue
-            made.reckon(cost)
+            made.worst.append(cost)
             values.append(float(i >= 20))
             chances.append(0.2 * (taken / 8))
     return estimated_mean(np.array(values), np.array(chances)).mean
