@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Literal
 
 from rlaif_ray.errors import BudgetExhausted, ReplayMissError, StoreError
@@ -103,9 +103,7 @@ class LabelStore:
     def __enter__(self) -> LabelStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ------------------------------------------------------------------------------------------- reading
@@ -180,7 +178,9 @@ class LabelStore:
 
     def standing(self, run_id: str, caps: Caps) -> tuple[LabelStats, Account, Account]:
         """One run's stats, and the accounts of the store and of the run: what a pool needs to know, in one call."""
-        return self.stats(run_id), self.account(caps), self.account_of_run(run_id, caps.run or Caps())
+        with self._db.reading() as db:
+            own = account_of_run(db, caps.run or Caps(), run_id)
+        return self.stats(run_id), self.account(caps), own
 
     def sample_of_judged(self, n: int, run: str | None = None) -> list[JudgedSample]:
         """Up to ``n`` judged episodes for a report: approved and rejected alike, spread over the run."""
@@ -197,11 +197,6 @@ class LabelStore:
         """What everything that shares this store has spent and reserved, against ``caps``."""
         with self._db.reading() as db:
             return account_of(db, caps)
-
-    def account_of_run(self, run_id: str, caps: Caps) -> Account:
-        """What one run has spent and reserved, against caps of its own."""
-        with self._db.reading() as db:
-            return account_of_run(db, caps, run_id)
 
     def dearest(self, run_id: str, recent: int) -> Amount:
         """The most that was reserved for one of so many newest attempts of a run's."""

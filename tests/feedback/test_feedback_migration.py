@@ -51,7 +51,7 @@ def test_everything_in_an_old_store_is_still_there(old: Path) -> None:
         both = store.account(Caps()).spent + store.account(Caps()).reserved
         assert (both.labels, both.tokens) == (5, 3_200)
         assert both.usd == pytest.approx(0.32)
-        first = store.account_of_run("first", Caps())
+        first = store.standing("first", Caps())[2]
         assert (first.spent.usd, first.spent.labels) == (pytest.approx(0.18), 3)
         assert store.stats("first").cap_usd == 2.0
         assert store.frames_of(labels[0]) is None
@@ -83,7 +83,7 @@ def test_reading_an_old_store_does_not_change_it(old: Path) -> None:
     before = old.read_bytes()
     with LabelStore(old, readonly=True) as store:
         assert len(store.labels()) == 4
-        assert store.account_of_run("second", Caps()).spent.labels == 2  # one bought, one taken from the store
+        assert store.standing("second", Caps())[2].spent.labels == 2  # one bought, one taken from the store
         assert store.stats("second").labels == 1
     assert old.read_bytes() == before
 

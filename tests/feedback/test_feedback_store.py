@@ -284,8 +284,9 @@ def test_a_run_has_caps_of_its_own(store: LabelStore) -> None:
     store.reserve(record(3, "another"), WORST, caps, ME)
     with pytest.raises(BudgetExhausted, match=r"budget\.labels: 2 of 3 spent and 1 reserved"):
         store.reserve(record(4, "another"), WORST, caps, ME)
-    assert store.account_of_run("run", Caps(labels=2)).labels_left == 0
-    assert store.account_of_run("another", Caps(labels=2)).reserved == WORST
+    own, others = (store.standing(run, Caps(run=Caps(labels=2)))[2] for run in ("run", "another"))
+    assert own.labels_left == 0
+    assert others.reserved == WORST
     store.open_run("run", caps)
     store.open_run("another", Caps(usd=0.2, run=Caps(usd=0.25)))
     assert (store.stats("run").cap_usd, store.stats("another").cap_usd) == (0.25, 0.2)
