@@ -136,10 +136,10 @@ class FeedbackPool:
         up, those that somebody has asked about already are taken on: the store may have their answer.
         """
         pairs = [episodes_of(unit) for unit in units]
-        paid = self.room_at(step)
+        paid, share = self.room_at(step), self._share(step)
         chosen = [*range(min(paid, len(pairs))), *self._known(pairs, paid)][: self._backlog]
-        self.turn_away(min(len(pairs), self._payable(self._share(step))) - self._backlog)
-        why = Why(step, 1.0, share=self._share(step), reward_model_version=reward_model_version)
+        self.turn_away(min(len(pairs), self._payable(share)) - self._backlog)
+        why = Why(step, 1.0, share=share, reward_model_version=reward_model_version)
         for i in chosen:
             chance = inclusion_probability if isinstance(inclusion_probability, float) else inclusion_probability[i]
             now = replace(why, inclusion_probability=chance, doubt=doubts[i] if doubts else 0.0)
@@ -318,7 +318,7 @@ class FeedbackPool:
 
     def _take(self, answered: Answered, why: Why) -> None:
         self._manners = tuple(dict.fromkeys([*self._manners, *answered.manners]))
-        if self._config.judge.replay != "only":
+        if answered.worst.labels and self._config.judge.replay != "only":  # none of what was never put
             self._room.worst.append(answered.worst)
         for said in answered.said:
             self._say_once(said, said)
@@ -395,6 +395,5 @@ class FeedbackPool:
 
     def _learn_room(self, stats: LabelStats, account: Account, own: Account) -> None:
         if self._config.judge.replay == "only":  # as many as it could have bought: it ends where the one it repeats did
-            taken = Account(spent=Amount(labels=self._parts * stats.replayed))
-            account = own = taken
+            account = own = Account(spent=Amount(labels=self._parts * stats.replayed))
         self._room.look(account, own)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from homegrid_study import rewards
 from homegrid_study.arms import Layout, steps_of
+from homegrid_study.mcnemar import mcnemar
 
 from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.worlds import harm_in
@@ -150,8 +151,8 @@ def scores_are_paired_with_verdicts(folder: Path) -> None:
 
 
 def test_which_of_two_is_right_more_often_is_tested_on_those_that_differ() -> None:
-    assert rewards.mcnemar(25, 10) == pytest.approx(0.0167, abs=1e-4)  # 2 * sum of C(35, k) / 2^35 for k <= 10
-    assert rewards.mcnemar(0, 0) == 1.0
+    assert mcnemar(25, 10) == pytest.approx(0.0167, abs=1e-4)  # 2 * sum of C(35, k) / 2^35 for k <= 10
+    assert mcnemar(0, 0) == 1.0
 
 
 def test_a_folder_without_smoke_is_refused() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from homegrid_study.arms import AUDIT, ORDER, Layout
 from homegrid_study.figures import FIGURES, MARK, write_figures
+from homegrid_study.mcnemar import mcnemar
 from homegrid_study.processes import shared_by
-from homegrid_study.rewards import mcnemar
 from homegrid_study.stored import HEADLINE, REFERENCE, Results, Row
 from homegrid_study.tables import (
     comparison,

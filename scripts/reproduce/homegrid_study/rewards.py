@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from homegrid_study.arms import AUDITED, Step
+from homegrid_study.mcnemar import mcnemar
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.envs.homegrid_world import OBS_SHAPE, homegrid
 from rlaif_ray.envs.worlds import harm_in
@@ -26,7 +26,7 @@ from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.scorebook import read_scores
 from rlaif_ray.types import Array, Episode, EpisodeBatch
 
-__all__ = ["audit", "mcnemar", "paired"]
+__all__ = ["audit", "paired"]
 
 NETS = ("event-max", "cnn-lstm")
 AUDIT_LABELS = 250
@@ -155,9 +155,3 @@ def _compared(verdict: Array, score: Array, harm: Array) -> dict[str, Any]:
         "only_judge_right": only_judge, "only_model_right": only_model,
         "p": mcnemar(only_judge, only_model),
     }  # fmt: skip
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """Two-sided exact p of pairs in which just one of the two was right."""
-    differing = only_one + only_other
-    return float(binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
