@@ -59,9 +59,9 @@ def asked(config: JudgeConfig, store: LabelStore) -> list[Label]:
         judge = judge_from(config, key_for(config))
         questions = Questionnaire.of(config, HomegridRenderer(), judge.identity)
         try:
-            labels = await ask_all(
-                judge, store, Caps(), [Asked(questions.about(one), one) for one in EPISODES], config=config
-            )
+            # One at a time: the server rounds otherwise in another way where it answers several at once.
+            asks = [Asked(questions.about(one), one) for one in EPISODES]
+            labels = await ask_all(judge, store, Caps(), asks, config=config, concurrency=1)
         finally:
             await judge.close()
         return [label for label in labels if label is not None]

@@ -247,19 +247,14 @@ def _hours(results: Results) -> str:
     for study, arm in names:
         rows = [row for row in results.plan["steps"] if row["key"].startswith(f"{study}/") and row["arm"] == arm]
         fits = sum(row["fits"] for row in rows)
-        lines.append([f"{study}/{arm}", f"{fits} of {len(rows)}", decimal(rows[0]["minutes"]), rows[0]["basis"]])
+        done = [results.found[row["key"]] for row in rows if row["key"] in results.found]
+        alone = f"{sum(shared_by(one) == 1 for one in done)} of {len(done)}"
+        lines.append([f"{study}/{arm}", f"{fits} of {len(rows)}", decimal(rows[0]["minutes"]), rows[0]["basis"], alone])
     total = sum(row["minutes"] for row in results.plan["steps"] if row["fits"]) / 60
     spent = sum(one["minutes"] / shared_by(one) for one in results.found.values()) / 60
     return (
         f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}, "
-        "without what ran with settings that were frozen before.\n\n"
-        + markdown(("arm", "seeds that fit", "minutes each", "from"), lines)
-        + _shared(results)
+        "without what ran with settings that were frozen before. Only the minutes of runs that had the machine to\n"
+        "themselves are in tables of outcomes.\n\n"
+        + markdown(("arm", "seeds that fit", "minutes each", "from", "had the machine alone"), lines)
     )
-
-
-def _shared(results: Results) -> str:
-    """Whose minutes are in no table of outcomes."""
-    jobs = [(key, shared_by(one)) for key, one in results.found.items()]
-    shared = ", ".join(f"`{key}` ({most} at a time)" for key, most in jobs if most > 1)
-    return f"\nShared the machine, so that their minutes are in no table of outcomes: {shared}.\n" if shared else ""
