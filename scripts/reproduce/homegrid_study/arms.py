@@ -22,7 +22,7 @@ __all__ = ["AUDIT", "AUDITED", "Layout", "Step", "chosen", "steps_of"]
 # What is compared first is run first: hours may not reach to the end.
 ORDER = (
     "task", "published", "direct", "online", "confirm", "hybrid", "budgets", "nets", "credit", "select", "wording",
-    "mend", "worlds", "published_full", "nets_cnn",
+    "mend", "worlds", "order", "published_full", "nets_cnn",
 )  # fmt: skip
 STUDIES = Path("tune_configs/study")
 RUNS = "runs/study"  # as the files name it

@@ -78,6 +78,7 @@ PAIRS = (
     (("online", "online"), ("online", "online_structured")),
     (("online", "online"), ("confirm", "fold_1")),
 )
+OTHER_WORLDS = ("worlds", "order")  # no other setting: `online` has no place in their tables
 SMOKE = "# SMOKE: this page shows that the chain works; its figures mean nothing\n"
 
 
@@ -139,7 +140,7 @@ def _one_thing_changed(results: Results, figures: set[str]) -> list[str]:
         if not rows or study in {headline for headline, _ in HEADLINE}:
             continue
         # Another world is no other setting.
-        reference = [results.rows[REFERENCE]] if study != "worlds" else []
+        reference = [results.rows[REFERENCE]] if study not in OTHER_WORLDS else []
         asked.setdefault(rows[0].ended[0]["about"], reference).extend(rows)
     parts: list[str] = []
     for about, rows in asked.items():
