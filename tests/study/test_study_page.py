@@ -61,7 +61,7 @@ def test_what_is_not_reached_is_said(study: tuple[Layout, dict[str, Step]]) -> N
     assert "- `online`, seed 23: survives 98.0 %, found 99.3 %: below 99 %" in page
 
 
-def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Layout, dict[str, Step]]) -> None:
+def test_minutes_say_of_whom_they_are(study: tuple[Layout, dict[str, Step]]) -> None:
     layout, steps = study
     for seed, (wall_s, jobs) in enumerate(((600.0, 1), (660.0, 1), (1_800.0, 2)), 20):
         for key in (f"online/online-s{seed}", f"task/task-s{seed}"):
@@ -70,8 +70,8 @@ def test_minutes_are_of_runs_that_had_the_machine_to_themselves(study: tuple[Lay
             study_results.store(steps[key], one | {"chain": one["chain"] | {"wall_s": wall_s, "jobs": most}})
     write_plan(plan(tuple(steps.values()), layout, 12.0), layout, 12.0)
     page = write_page(layout).read_text()
-    assert line_of(page, "online")[-1] == "10.5 (2)"
-    assert line_of(page, "task")[-1] == "-"
+    assert line_of(page, "online")[-1] == "10.5 (2 alone)"
+    assert line_of(page, "task")[-1] == "17.0 (2 at once)"
     assert line_of(page, "minutes on 2 cores, one seed")[3:] == ["11.0", "yes"]
     assert line_of(page, "online/online")[-1] == "2 of 3"
     assert line_of(page, "task/task")[-1] == "0 of 3"

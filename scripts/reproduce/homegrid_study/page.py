@@ -47,8 +47,9 @@ have Student's intervals. The policy network was mended because of results on th
 others, of which no choice had seen anything.
 Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. A label is an
 answer that was bought: an episode exactly like one asked about before takes that answer again, at no price. Minutes are
-of training, from its first step to its last, without these evaluations, and of runs that had the machine to themselves
-all the time; in brackets how many, where not all; a dash: none had.
+of training, from its first step to its last, without these evaluations: the mean of those that had the machine to
+themselves all the time, with their number where not all had ("alone"); where none had, of all, and how many runs shared
+the two cores ("at once"), which takes each of them longer: such minutes are not to be held against those of others.
 The published figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our reproduction
 of that procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column.
 """
@@ -255,7 +256,6 @@ def _hours(results: Results) -> str:
     spent = sum(one["minutes"] / shared_by(one) for one in results.found.values()) / 60
     return (
         f"Planned: {total:.1f} of {results.plan['hours']:g} machine-hours; spent so far: {spent:.1f}, "
-        "without what ran with settings that were frozen before. Only the minutes of runs that had the machine to\n"
-        "themselves are in tables of outcomes.\n\n"
+        "without what ran with settings that were frozen before.\n\n"
         + markdown(("arm", "seeds that fit", "minutes each", "from", "had the machine alone"), lines)
     )

@@ -64,6 +64,10 @@ class Row:
         """(S,) of wall time, with what it began with; nan of those that shared the machine at any time of it."""
         return self._each(lambda one: one["chain"]["wall_s"] / 60 if shared_by(one["chain"]) == 1 else None)
 
+    def at_once(self) -> Array:
+        """(S,) how many runs shared the machine, at most, at any time of it or of what it began with."""
+        return self._each(lambda one: shared_by(one["chain"]))
+
     def share(self, source: str) -> Array:
         """(S,) of the episodes learned from, those paid by that source."""
         return self._each(lambda one: one["summary"]["provenance"].get(source))

@@ -68,10 +68,11 @@ def _line(row: Row) -> list[str]:
 
 
 def _minutes(row: Row) -> str:
-    """The mean, and of how many seeds where not of all."""
-    known = int(np.isfinite(row.minutes()).sum())
-    said = decimal(_mean(row.minutes())) if known else "-"
-    return said if known in (0, len(row.ended)) else f"{said} ({known})"
+    """The mean of those that had the machine to themselves, and of how many where not of all; of all where none had."""
+    alone = row.minutes()
+    if known := int(np.isfinite(alone).sum()):
+        return decimal(_mean(alone)) if known == len(row.ended) else f"{decimal(_mean(alone))} ({known} alone)"
+    return f"{decimal(_mean(row.chain('wall_s')) / 60)} ({np.nanmax(row.at_once()):.0f} at once)"
 
 
 def naive_and_trained(results: Results) -> str:
