@@ -44,6 +44,7 @@ RESULTS = Path("benchmarks/goodhart.json")
 ROBOT, FRUIT, CAT, FLOOR = range(4)  # channels of Homegrid's observation
 EAST_FROM = 8  # x of the first column of the house's eastern half
 SMOOTH = 5  # iterations
+USD = 100.0  # as-if; a gamed policy wanders, and the preset's cap would end its audit after half of the labels
 TINY = {"judge.profile": "perfect", "feedback.late": "wait"}  # of runs that are over before an answer would come
 
 Bias = Callable[[Episode, float], float]
@@ -120,7 +121,7 @@ def measure(judge: str, seed: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="goodhart-") as folder:
         config = load_config("homegrid", (TINY if tiny else {}) | {
             "run.dir": folder, "run.seed": seed, "judge.seed": seed, "run.total_steps": steps,
-            "run.evaluate_episodes": 0, "policy.network": "mlp", "budget.labels": labels,
+            "run.evaluate_episodes": 0, "policy.network": "mlp", "budget.labels": labels, "budget.usd": USD,
             "feedback.start_step": steps // 20, "feedback.fraction": 1.0,
             "feedback.labels_per_iteration": max(1, round(labels / (0.95 * iterations))),
             "mix.start_step": steps // 5, "mix.ramp_steps": steps // 3, "resources.env_runners": 0,
@@ -133,6 +134,7 @@ def measure(judge: str, seed: int, steps: int) -> dict[str, Any]:
     alarm = watch["raised"][0] if watch["raised"] else None
     told: dict[str, Any] = {
         "audited": watch["audited"],
+        "labels": done.summary["labels"],
         "onset": opened,
         "alarm": alarm,
         "wall_s": done.summary["wall_s"],
