@@ -2,7 +2,7 @@
 
 Questions are drawn with known chances, so how many can be put must be known beforehand, and must not depend on what
 they are about: whoever is turned away once drawn would be one whose episode is long, since that is what costs. So a
-question is reckoned at the dearest that any has been, and those in flight too.
+question is reckoned at the dearest of late, and those in flight too.
 """
 
 from __future__ import annotations
