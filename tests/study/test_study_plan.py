@@ -39,7 +39,7 @@ def test_headline_arms_have_five_seeds_and_the_rest_three(steps: tuple[Step, ...
     for step in steps:
         seeds[step.study, step.arm] += 1
     for key, count in seeds.items():
-        wanted = 5 if key in HEADLINE or key[0] in ("audit", "published", "published_full", "confirm") else 3
+        wanted = 5 if key in HEADLINE or key[0] in ("audit", "published", "published_full", "confirm", "budgets") else 3
         assert count == wanted, key
 
 

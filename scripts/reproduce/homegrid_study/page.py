@@ -71,6 +71,8 @@ p: McNemar's exact test of those that one of the two was right about.
 PAIRS = (
     (("published", "published_1"), ("online", "online")),
     (("published", "published_2"), ("online", "online")),
+    (("published_full", "full_published_2"), ("online", "online")),
+    (("published_full", "full_published_2"), ("budgets", "labels_250")),
     (("task", "task"), ("direct", "direct")),
     (("direct", "direct"), ("hybrid", "distilled")),
     (("direct", "direct"), ("hybrid", "distilled_terminal")),
