@@ -60,7 +60,8 @@ class Train:
     """
 
     config: Preset = ""
-    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-smollm2, workshop) or path of a YAML file."""
+    """Preset (homegrid, homegrid-local, homegrid-openai, homegrid-cascade, homegrid-smollm2, workshop) or path of a
+    YAML file."""
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Go on with this run: its folder, or its name below runs/."""
     json: bool = False
