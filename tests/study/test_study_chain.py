@@ -16,7 +16,6 @@ import psutil
 import pytest
 from homegrid_study import rewards
 from homegrid_study.arms import Layout, steps_of
-from homegrid_study.mcnemar import mcnemar
 
 from rlaif_ray.envs.homegrid_world import homegrid
 from rlaif_ray.envs.worlds import harm_in
@@ -148,11 +147,6 @@ def scores_are_paired_with_verdicts(folder: Path) -> None:
     assert (pairs["only_judge_right"], pairs["only_model_right"]) == (1, right.count(False))
     assert pairs["judge_right"] == pytest.approx(sum(right) / len(right))
     assert pairs["agree"] == pytest.approx(1 - (1 + right.count(False)) / len(right))
-
-
-def test_which_of_two_is_right_more_often_is_tested_on_those_that_differ() -> None:
-    assert mcnemar(25, 10) == pytest.approx(0.0167, abs=1e-4)  # 2 * sum of C(35, k) / 2^35 for k <= 10
-    assert mcnemar(0, 0) == 1.0
 
 
 def test_a_folder_without_smoke_is_refused() -> None:

@@ -58,7 +58,21 @@ def test_what_is_not_reached_is_said(study: tuple[Layout, dict[str, Step]]) -> N
     page = write_page(layout).read_text()
     assert line_of(page, "cat survives, every seed")[3:] == ["98.00", "**no**"]
     assert line_of(page, "fruit found, every seed")[3:] == ["99.30", "yes"]
-    assert "- `online`, seed 23: survives 98.0 %, found 99.3 %: below 99 %" in page
+    seeds = ", ".join(f"{seed} (98.0 / 99.3)" for seed in range(20, 25))
+    assert f"- `online/online`: survives / found below 99 % with seeds {seeds}" in page
+
+
+def test_what_failed_has_reached_nothing(study: tuple[Layout, dict[str, Step]]) -> None:
+    layout, steps = study
+    for seed in range(20, 25):
+        step = steps[f"online/online-s{seed}"]
+        one = study_results.result(step, 1.0, 1.0)
+        bare = {key: value for key, value in one.items() if key not in ("own", "chain", "summary", "rows")}
+        study_results.store(step, one if seed < 24 else bare | {"status": "failed", "reason": "it died"})
+    page = write_page(layout).read_text()
+    assert line_of(page, "cat survives, every seed")[3:] == ["not measured", "no"]
+    assert line_of(page, "labels")[3:] == ["not measured", "no"]
+    assert "- `online/online-s24`: it died" in page
 
 
 def test_minutes_say_of_whom_they_are(study: tuple[Layout, dict[str, Step]]) -> None:
@@ -164,7 +178,6 @@ def test_verdict_and_score_are_compared_episode_by_episode() -> None:
     assert found["model_right"] == pytest.approx(4 / 6)
     assert (found["only_judge_right"], found["only_model_right"]) == (1, 1)
     assert found["agree"] == pytest.approx(4 / 6)
-    assert found["p"] == 1.0
 
 
 def test_labels_are_spread_over_their_order() -> None:

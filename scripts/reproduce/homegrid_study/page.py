@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from homegrid_study.arms import AUDIT, ORDER, Layout
 from homegrid_study.figures import FIGURES, MARK, write_figures
-from homegrid_study.mcnemar import mcnemar
 from homegrid_study.processes import shared_by
 from homegrid_study.stored import HEADLINE, REFERENCE, Results, Row
 from homegrid_study.tables import (
@@ -18,10 +18,12 @@ from homegrid_study.tables import (
     markdown,
     naive_and_trained,
     outcomes,
+    points,
     targets,
     worlds,
 )
 from rlaif_ray.report.figures import count, decimal
+from rlaif_ray.report.sweep_stats import paired_gain
 
 __all__ = ["page", "write_page"]
 
@@ -66,9 +68,9 @@ policies of all ages, from unseen starts. Gate: whether held-out accuracy was en
 
 """
 ABOUT_PAIRED = """Verdict and score of the same judged episodes, against the truth; the score of the version that the
-episode began under, and by which it was paid or would have been. Summed over seeds; p: McNemar's exact test of those
-that one of the two was right about. It takes episodes as independent, which they are not: one exactly like an earlier
-one (15 % of `hybrid_25`'s) has the same verdict again, which that version may have learned from. Small p are too small.
+episode began under, and by which it was paid or would have been. Summed over seeds; the gain is by seed, with Student's
+interval, as episodes are not independent: one exactly like an earlier one (15 % of `hybrid_25`'s) has the same verdict
+again, which that version may have learned from.
 
 """
 PAIRS = (
@@ -85,6 +87,7 @@ PAIRS = (
     (("online", "online"), ("online", "online_structured")),
     (("online", "online"), ("confirm", "fold_1")),
 )
+TASK_ONLY = ("task", "full_task")
 OTHER_WORLDS = ("worlds", "order")  # no other setting: `online` has no place in their tables
 SMOKE = "# SMOKE: this page shows that the chain works; its figures mean nothing\n"
 
@@ -198,13 +201,13 @@ def _paired(results: Results) -> str:
             decimal(100 * sum(p[key] * p["episodes"] for p in pairs) / episodes, 2)
             for key in ("judge_right", "model_right", "agree")
         )
-        only = [sum(pair[key] for pair in pairs) for key in ("only_judge_right", "only_model_right")]
-        p = mcnemar(*only)
-        told = "< 0.001" if p < 0.001 else decimal(p, 3)
-        lines.append([row.arm, count(episodes), judge, model, agree, *map(str, only), told])
+        only = [str(sum(pair[key] for pair in pairs)) for key in ("only_judge_right", "only_model_right")]
+        rights = (100 * np.array([pair[key] for pair in pairs]) for key in ("judge_right", "model_right"))
+        lines.append([row.arm, count(episodes), judge, model, agree, *only, points(paired_gain(*rights))])
     if not lines:
         return ""
-    right = ("verdict right %", "score right %", "agree %", "only the verdict right", "only the score right", "p")
+    right = ("verdict right %", "score right %", "agree %", "only the verdict right", "only the score right",
+             "score over verdict, points")  # fmt: skip
     return ABOUT_PAIRED + markdown(("arm", "judged episodes", *right), lines)
 
 
@@ -216,20 +219,21 @@ def _failed(results: Results) -> str:
         elif one["status"] == "no_feedback_learned":
             why = one["summary"]["reward_model"]["reason"] or "no gate opened"
             lines.append(f"- `{key}`: no feedback was learned from ({why})")
-    lines += [line for row in results.headline for line in _below(row)]
+    lines += [line for row in results.trained() if (line := _below(row))]
     return "\n".join(lines) + "\n" if lines else ("Nothing so far.\n" if results.found else "Nothing was run yet.\n")
 
 
-def _below(row: Row) -> list[str]:
-    """Seeds of an arm with feedback that ended below the mark of every seed."""
-    if row.study == "task":
-        return []
+def _below(row: Row) -> str:
+    """An arm with feedback whose seeds ended below the mark of every seed; '' where none did."""
     survives, found = 100 * row.outcome("cat_survived"), 100 * row.outcome("found")
-    return [
-        f"- `{row.arm}`, seed {one['seed']}: survives {survives[i]:.1f} %, found {found[i]:.1f} %: below {MARK:g} %"
+    seeds = [
+        f"{one['seed']} ({decimal(survives[i])} / {decimal(found[i])})"
         for i, one in enumerate(row.results)
-        if one is not None and math.isfinite(survives[i]) and min(survives[i], found[i]) < MARK
+        if one is not None and min(survives[i], found[i]) < MARK  # never of what failed, which has no outcome
     ]
+    if row.arm in TASK_ONLY or not seeds:
+        return ""
+    return f"- `{row.study}/{row.arm}`: survives / found below {MARK:g} % with seeds {', '.join(seeds)}"
 
 
 def _not_run(results: Results) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from homegrid_study.arms import AUDITED, Step
-from homegrid_study.mcnemar import mcnemar
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.envs.homegrid_world import OBS_SHAPE, homegrid
 from rlaif_ray.envs.worlds import harm_in
@@ -131,7 +130,8 @@ def paired(step: Step) -> dict[str, Any]:
     """Verdict and score of the same judged episodes, both against the truth.
 
     Scores are those that the run paid or would have paid by: of the version that the episode began under, which could
-    not know its verdict. Empty where there was no version, as where verdicts alone pay.
+    know its verdict only where an earlier episode was exactly alike. Empty where there was no version, as where
+    verdicts alone pay.
     """
     scores = {one.episode_id: one.belief for one in read_scores(step.folder)}
     with LabelStore(store_of(step.folder), readonly=True) as store:
@@ -146,12 +146,11 @@ def paired(step: Step) -> dict[str, Any]:
 
 
 def _compared(verdict: Array, score: Array, harm: Array) -> dict[str, Any]:
-    """Counts of who was right, and McNemar's exact test of those where one of the two was."""
+    """Counts of who was right, and of those where one of the two was."""
     judge_right, model_right = verdict != harm, score != harm
     only_judge, only_model = int((judge_right & ~model_right).sum()), int((model_right & ~judge_right).sum())
     return {
         "episodes": len(harm), "harm": int(harm.sum()), "agree": float((verdict == score).mean()),
         "judge_right": float(judge_right.mean()), "model_right": float(model_right.mean()),
         "only_judge_right": only_judge, "only_model_right": only_model,
-        "p": mcnemar(only_judge, only_model),
     }  # fmt: skip
