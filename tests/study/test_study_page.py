@@ -14,8 +14,10 @@ from homegrid_study.figures import FIGURES, write_figures
 from homegrid_study.hours import plan, write_plan
 from homegrid_study.page import write_page
 from homegrid_study.stored import Results
+from homegrid_study.tables import points
 
 from rlaif_ray.errors import UnknownNameError
+from rlaif_ray.report.sweep_stats import Interval
 
 
 @pytest.fixture
@@ -167,6 +169,12 @@ def test_gains_are_of_pairs(study: tuple[Layout, dict[str, Step]]) -> None:
     assert [cell.strip() for cell in shares.split("|")][3:6] == [
         "10.00 [10.00, 10.00]", "85.00 [85.00, 85.00]", "5.00 [5.00, 5.00]",
     ]  # fmt: skip
+
+
+def test_no_end_of_a_gain_is_rounded_to_a_zero_that_it_is_not() -> None:
+    assert points(Interval(0.010, -0.0024, 0.0224, 5)) == "+0.010 [-0.002, 0.022]"
+    assert points(Interval(0.25, -0.37, 0.87, 5), " points") == "+0.25 points [-0.37, 0.87]"
+    assert points(Interval(0.0, 0.0, 0.0, 5)) == "+0.00 (all alike)"
 
 
 def test_verdict_and_score_are_compared_episode_by_episode() -> None:
