@@ -49,14 +49,16 @@ def judge_served(config: Config) -> Iterator[Config]:
         for member in judge.members:
             who = ("builtin", member.profile) if member.kind == "builtin" else (member.gguf, member.base_url)
             if who not in known:
-                one = stack.enter_context(_one_served(config.model_copy(update={"judge": member})))
-                known[who] = one.judge
+                alone = config.model_copy(update={"judge": member})
+                # A seed of its own, or judges would all err about the same runs, and a vote would mend nothing.
+                known[who] = stack.enter_context(_one_served(alone, seed=len(known))).judge
             ready.append(member.model_copy(update={name: getattr(known[who], name) for name in SERVED_KEYS}))
         yield config.model_copy(update={"judge": judge.served(ready)})
 
 
 @contextlib.contextmanager
-def _one_served(config: Config) -> Iterator[Config]:
+def _one_served(config: Config, seed: int = 0) -> Iterator[Config]:
+    """``seed``: of a built-in judge's errors, beside that of the question."""
     judge = config.judge
     if judge.gguf:
         from rlaif_ray.feedback.local.launcher import LocalModel
@@ -72,7 +74,7 @@ def _one_served(config: Config) -> Iterator[Config]:
                 f"env.id: got {config.env.id!r}, whose pictures the built-in judge can't read; use a 'chat' judge"
             )
         with BuiltinJudge() as server:
-            url = server.start(judge.profile, reader)
+            url = server.start(judge.profile, reader, seed=seed)
             yield config.model_copy(update={"judge": judge.model_copy(update={"base_url": url})})
     else:
         yield config

@@ -40,7 +40,8 @@ def result(step: Step, survives: float, found: float, **more: Any) -> dict[str, 
     rows = [{"steps": 1e5 * i, **shares, "rm/balanced_accuracy": 0.9 + i / 100} for i in range(1, 6)]
     facts = {
         "key": step.key, "kind": step.kind, "study": step.study, "arm": step.arm, "seed": step.seed, "smoke": False,
-        "code": "abc", "machine": MACHINE, "begins_with": list(step.needs), "status": "done", "about": step.about,
+        "code": "abc", "machine": MACHINE, "begins_with": list(step.needs), "settings": step.settings,
+        "status": "done", "about": step.about,
         "set": {}, "summary": summary, "own": own, "chain": own, "rows": rows, "minutes": 12.0,
     }  # fmt: skip
     return facts | more
@@ -48,4 +49,4 @@ def result(step: Step, survives: float, found: float, **more: Any) -> dict[str, 
 
 def store(step: Step, found: dict[str, Any]) -> None:
     step.result.parent.mkdir(parents=True, exist_ok=True)
-    step.result.write_text(json.dumps(found))
+    step.result.write_text(json.dumps({"settings": dict(step.settings), **found}))

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named_and_so_is_what_begins_with_it(tmp_path: Path
     steps = steps_of(layout)
     rows = plan(steps, layout, 0.1)
     kept = [row for row in rows if row.fits]
-    assert sum(row.minutes for row in kept) <= 6.0
+    assert sum(row.minutes for row in kept) <= 6.0 + 1e-9
     assert kept[0].key == "task/task-s20"
     fits = {row.key: row.fits for row in rows}
     assert not all(fits.values())

@@ -6,11 +6,14 @@ of an earlier one is a path in its config: ``run.init`` and ``reward_model.label
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from homegrid_study.settings import differing, digest, of_labels, of_run
 from rlaif_ray.checkpoints import LAST
 from rlaif_ray.config import Config, load_config
 from rlaif_ray.config.sweeping import Study, read_study
@@ -28,7 +31,7 @@ STUDIES = Path("tune_configs/study")
 RUNS = "runs/study"  # as the files name it
 AUDIT = "audit"  # reward models on the labels of this study's file, by seed
 AUDITED = "online"
-LABELS, SMOKE_LABELS = 10_000, 48  # of the data set that a published reward model learns from
+SMOKE_LABELS = 48  # at most, of a data set that a published reward model learns from
 Kind = Literal["train", "label", "audit"]
 
 
@@ -74,6 +77,7 @@ class Step:
     config: Config
     layout: Layout
     about: str = ""
+    before: tuple[Step, ...] = ()  # those whose runs it begins with
 
     @property
     def name(self) -> str:
@@ -95,7 +99,38 @@ class Step:
 
     @property
     def finished(self) -> bool:
-        return self.result.is_file()
+        """Whether it was made, with today's settings."""
+        found = self.stored
+        return found is not None and not differing(found.get("settings", {}), self.settings)
+
+    @property
+    def stored(self) -> dict[str, Any] | None:
+        """Its result, whatever it was made with; None: none."""
+        return json.loads(self.result.read_text()) if self.result.is_file() else None
+
+    @property
+    def labels(self) -> int:
+        """Of a data set: how many are bought."""
+        count = self.config.budget.labels or 0
+        return min(count, SMOKE_LABELS) if self.layout.smoke else count
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What it is made with, and what that was made with which it begins with."""
+        own = {"labels": self.labels, **of_labels(self.config)} if self.kind == "label" else of_run(self.config)
+        return own | {f"begins with {step.key}": digest(step.settings) for step in self.before}
+
+    def of_other_settings(self) -> list[str]:
+        """What differs between today's settings and those that the run in its folder was begun with; [] where nothing
+        does, or none was begun.
+
+        Raises ConfigError: its config can't be read.
+        """
+        file = self.folder / "config.yaml"
+        if self.kind == "audit" or not file.is_file():
+            return []
+        own = of_labels if self.kind == "label" else of_run
+        return differing(own(load_config(file)), own(self.config))
 
     @property
     def at_hand(self) -> bool:
@@ -129,12 +164,12 @@ def steps_of(layout: Layout) -> tuple[Step, ...]:
             steps.append(step)
         if name == AUDITED:
             steps += _audits(study, base, layout)
-    known: set[str] = set()
+    known: dict[str, Step] = {}
     for step in steps:
         if missing := [key for key in step.needs if key not in known]:
             raise ConfigError(f"{step.key}: begins with {missing[0]!r}, which no step before it makes")
-        known.add(step.key)
-    return tuple(steps)
+        known[step.key] = replace(step, before=tuple(known[key] for key in step.needs))
+    return tuple(known.values())
 
 
 def _step(name: str, study: Study, base: Config, cell: Cell, layout: Layout) -> Step:

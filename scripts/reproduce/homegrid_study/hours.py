@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.arms import Layout, Step
 from homegrid_study.processes import environment, shared_by
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import ConfigError
@@ -130,7 +130,7 @@ def _measured(steps: Sequence[Step]) -> dict[tuple[str, str], _Ran]:
     found: dict[tuple[str, str], _Ran] = {}
     for step in steps:
         if step.finished:
-            result = json.loads(step.result.read_text())
+            result = step.stored or {}
             ran, jobs = found.setdefault((step.study, step.arm), _Ran()), shared_by(result)
             (ran.shared if jobs > 1 else ran.alone).append(float(result["minutes"]) / jobs)
     return found
@@ -146,7 +146,7 @@ def _minutes(step: Step, measured: Mapping[tuple[str, str], _Ran], speeds: Speed
     if step.kind == "audit":
         return AUDIT_MINUTES, "a guess, until one was run"
     if step.kind == "label":
-        count = SMOKE_LABELS if step.layout.smoke else LABELS
+        count = step.labels
         return count / speeds.labels_per_s / 60.0, f"estimated: {count:,} answers at {speeds.labels_per_s:.0f}/s"
     return _of_training(step, speeds)
 
@@ -168,7 +168,8 @@ def _of_training(step: Step, speeds: Speeds) -> tuple[float, str]:
         seconds += answers / speeds.labels_per_s
         basis += f", {answers:,.0f} answers waited for at {speeds.labels_per_s:.0f}/s"
     if config.reward_model.labels:
-        model, count = config.reward_model, SMOKE_LABELS if step.layout.smoke else LABELS
+        model = config.reward_model
+        count = next(one.labels for one in step.before if one.kind == "label")
         seconds += (1 - model.holdout) * count * model.epochs / speeds.fitted_per_s[model.net]
         basis += f", a fit to {count:,} labels ({model.net}, {model.epochs} passes)"
     seconds += WORLDS_PLAYED * EVALUATED / speeds.evaluated_per_s[network]

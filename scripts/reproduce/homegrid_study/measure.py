@@ -39,7 +39,7 @@ def write_result(step: Step, result: Mapping[str, Any]) -> None:
     """In one piece: a file that is there is whole."""
     facts = {"key": step.key, "kind": step.kind, "study": step.study, "arm": step.arm, "seed": step.seed,
              "smoke": step.layout.smoke, "code": code(), "machine": this_machine(),
-             "begins_with": list(step.needs)}  # fmt: skip
+             "begins_with": list(step.needs), "settings": step.settings}  # fmt: skip
     step.result.parent.mkdir(parents=True, exist_ok=True)
     write_whole(step.result, json.dumps(_plain({**facts, **result}), allow_nan=False) + "\n")
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from homegrid_study.arms import LABELS, SMOKE_LABELS, Layout, Step
+from homegrid_study.arms import Layout, Step
 from homegrid_study.measure import failed, write_result
 from homegrid_study.processes import environment
 from rlaif_ray.config import Config, dump_config
@@ -109,16 +109,13 @@ class Shard:
         write_result(step, failed(step, _last_line(self._log(step))) | clock.figures)
         return "failed"
 
-    @property
-    def _count(self) -> int:
-        return SMOKE_LABELS if self.layout.smoke else LABELS
-
     def _done(self, step: Step) -> bool:
         """Whether the process of the step has nothing left to do; an audit has none besides what measures."""
         if step.kind == "audit":
             return True
         if step.kind == "label":
-            return _read(self._told(step)).get("status") == "done"
+            told = _read(self._told(step))
+            return told.get("status") == "done" and told.get("episodes") == step.labels
         return _read(step.folder / "summary.json").get("status") in FINISHED
 
     def _command(self, step: Step) -> list[str]:
@@ -126,7 +123,7 @@ class Shard:
         words = [sys.executable, "-m", "homegrid_study.rlaif"]
         if step.kind == "label":
             source, judge = self.layout.runs / step.needs[0], step.config.judge
-            return [*words, "label", str(source), "--episodes", str(self._count), "--json",
+            return [*words, "label", str(source), "--episodes", str(step.labels), "--json",
                     "--run.dir", str(step.folder.parent), "--run.name", step.name, "--run.seed", str(step.seed),
                     "--judge.profile", judge.profile, "--judge.prompt", judge.prompt,
                     "--judge.seed", str(judge.seed), "--feedback.concurrency", "256"]  # fmt: skip
@@ -183,7 +180,7 @@ def run_shard(
     """Do what is unfinished of ``steps``, in order, ``jobs`` at a time, for at most so many hours: ``{"finished":
     [...], "failed": [...], "left": [...]}``, keys of steps. None is begun before all that it begins with is finished.
 
-    Raises ConfigError: another shard runs here.
+    Raises ConfigError: another shard runs here, or a run that is to be gone on with was begun with other settings.
     """
     layout.runs.mkdir(parents=True, exist_ok=True)
     with _locked(layout.runs / ".lock") as lock:
@@ -228,7 +225,23 @@ def _to_do(steps: Sequence[Step], by_key: Mapping[str, Step], say: Callable[[str
             if _usable(by_key[key]) and not by_key[key].at_hand:
                 wanted.add(key)
                 say(f"{key}: its run isn't here any more, and {step.key} begins with it: it is run again")
-    return [step for step in steps if step.key in wanted]
+    todo = [step for step in steps if step.key in wanted]
+    for step in todo:
+        _check_begun(step)
+    return todo
+
+
+def _check_begun(step: Step) -> None:
+    """Nothing that was paid for is thrown away, and nothing goes by a name that isn't its own."""
+    try:
+        other = step.of_other_settings()
+    except ConfigError:  # told by the run, which reads it too
+        return
+    if other:
+        raise ConfigError(
+            f"{step.folder}: begun with other settings than {step.key} has now ({'; '.join(other[:3])}"
+            f"{', and more' if len(other) > 3 else ''}); move it and {step.name}.* beside it away, and it is begun anew"
+        )
 
 
 def _usable(step: Step) -> bool:

@@ -1,6 +1,7 @@
 """The stored results, read back as what a sweep's report reads: one arm's runs by seed, those not run among them.
 
-A result of a smoke run is never read where the study's are wanted, wherever it lies, nor the other way round.
+A result of a smoke run is never read where the study's are wanted, wherever it lies, nor the other way round; nor is
+one that was made with other settings than its arm has today.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Results:
     def read(layout: Layout) -> Results:
         """Raises ConfigError: a study's file is wrong."""
         steps = steps_of(layout)
-        found = {step.key: one for step in steps if (one := _result(step.result, layout.smoke)) is not None}
+        found = {step.key: one for step in steps if (one := _result(step)) is not None}
         plan = _json(layout.plan)
         return Results(layout, steps, found, plan if plan.get("smoke") == layout.smoke else {})
 
@@ -147,9 +148,9 @@ def _trial(row: Row, one: Mapping[str, Any]) -> Trial:
     return Trial(name, row.arm, int(one["seed"]), one.get("set", {}), (), record)
 
 
-def _result(file: Path, smoke: bool) -> Mapping[str, Any] | None:
-    found = _json(file)
-    return found if found and found.get("smoke") is smoke else None
+def _result(step: Step) -> Mapping[str, Any] | None:
+    found = step.stored if step.finished else None
+    return found if found is not None and found.get("smoke") is step.layout.smoke else None
 
 
 def _json(file: Path) -> dict[str, Any]:
