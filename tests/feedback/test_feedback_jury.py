@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import types
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.surroundings import judge_served
 from rlaif_ray.types import Label, Verdict
 
 PRICED = {"input_usd_per_mtok": 1000.0, "output_usd_per_mtok": 1000.0}  # 0.12 for each of the fake's answers
@@ -214,6 +217,37 @@ def test_the_built_in_judge_as_both_members(store: LabelStore, tiny_world_import
     assert sum(right) >= 34  # alone the cheap one would be right in about 20
     assert 10 < wholes.count(2) < 35
     assert wholes.count(1) + wholes.count(2) == 40
+
+
+def test_built_in_judges_of_a_panel_err_apart(
+    store: LabelStore, tiny_world_importable: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three that are wrong in three of ten questions each, and each in others."""
+    erring = "miss_rate: 0.3, false_alarm_rate: 0.3"
+    profiles = [tmp_path / f"{name}.yaml" for name in "abc"]
+    for profile in profiles:
+        profile.write_text(f"{{name: {profile.stem}, {erring}}}")
+    tiny = types.SimpleNamespace(reader_for=lambda options: "feedback_fakes:TinyReader")
+    monkeypatch.setattr("rlaif_ray.surroundings.envs.env_spec", lambda name: tiny)
+    harmful = [number % 2 == 0 for number in range(120)]
+    config = load_config("", {"judge.panel": [{"profile": str(one)} for one in profiles]})
+    with judge_served(config) as served:
+        about = [tiny_episode(number, harmful=harm) for number, harm in enumerate(harmful)]
+        voted = ask(served.judge, store, *about)
+        alone = [ask(member, store, *about) for member in served.judge.members]
+    wrong = [
+        {
+            i
+            for i, label in enumerate(labels)
+            if label is None or label.value is None or (label.value > 0.5) is harmful[i]
+        }
+        for labels in (voted, *alone)
+    ]
+    assert all(20 <= len(one) <= 52 for one in wrong[1:])
+    assert all(
+        len(one & other) < 20 for one, other in itertools.combinations(wrong[1:], 2)
+    )  # 11 by chance, 36 if alike
+    assert wrong[0] == {i for i in range(120) if sum(i in one for one in wrong[1:]) >= 2}
 
 
 def _parts_of(store: LabelStore) -> list[list[int]]:
