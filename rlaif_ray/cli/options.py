@@ -149,7 +149,8 @@ class Serve:
     port: int = 8000
     """Port on 127.0.0.1; 0: any free one."""
     profile: str = "gpt-4o-mini-2024"
-    """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, or path of a profile's YAML."""
+    """Errors, latency and as-if price: perfect, gpt-4o-mini-2024, gpt-4o-mini-structured, cheap-nano, or path of a
+    profile's YAML."""
     env: Annotated[str, tyro.conf.arg(metavar="ID")] = "rlaif_ray/Homegrid-v0"
     """World whose pictures it reads; for a variant its options after a space, as JSON: 'ID {"cats": 2}'."""
     seed: int = 0

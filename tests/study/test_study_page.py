@@ -88,7 +88,7 @@ def test_minutes_say_of_whom_they_are(study: tuple[Layout, dict[str, Step]]) -> 
     page = write_page(layout).read_text()
     assert line_of(page, "online")[-1] == "10.5 (2 alone)"
     assert line_of(page, "task")[-1] == "17.0 (2 at once)"
-    assert line_of(page, "minutes on 2 cores, one seed")[3:] == ["11.0", "yes"]
+    assert line_of(page, "minutes on 2 cores, the slowest seed")[3:] == ["11.0", "yes"]
     assert line_of(page, "online/online")[-1] == "2 of 3"
     assert line_of(page, "task/task")[-1] == "0 of 3"
     assert "spent so far: 0.8, without" in page  # 12 minutes each: two alone, four on half of the machine
