@@ -1,5 +1,5 @@
 """What the reward model said of episodes that the judge was asked about, by which version: ``scores.csv`` in a run's
-folder. Joined with the labels by episode it pairs the two sources."""
+folder. Joined with the labels by ``Score.key`` it pairs the two sources."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ class Score:
     policy_version: int  # that acted first
     reward_model_version: int
     belief: float
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What names an episode of a run: one that was killed goes on from a checkpoint and gives some ids again, but
+        no version of its policy."""
+        return self.episode_id, self.policy_version
 
 
 def scores_of(
@@ -51,17 +57,17 @@ def append_scores(folder: Path, scores: Sequence[Score]) -> None:
 
 
 def read_scores(folder: Path) -> Iterator[Score]:
-    """What was written there, each episode once: of one that was acted again after a checkpoint the later score. A line
-    torn by a kill is left out."""
+    """What was written there, the last line of an episode where it has several. A line torn by a kill is left out."""
     path = folder / FILE
     if not path.is_file():
         return
-    found: dict[int, Score] = {}
+    found: dict[tuple[int, int], Score] = {}
     with open(path, newline="", errors="replace") as file:
         for row in csv.reader(file):
             try:
                 steps, episode_id, policy, version, belief = row
-                found[int(episode_id)] = Score(int(steps), int(episode_id), int(policy), int(version), float(belief))
+                score = Score(int(steps), int(episode_id), int(policy), int(version), float(belief))
             except ValueError:
                 continue
+            found[score.key] = score
     yield from found.values()

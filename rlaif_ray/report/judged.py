@@ -88,8 +88,9 @@ def read_judged(record: RunRecord) -> list[JudgedEpisode]:
     ]
 
 
-def verdicts_of(record: RunRecord) -> list[tuple[int, float]]:
-    """(episode_id, value) of every verdict about one episode, in order; none where there is no store to read."""
+def verdicts_of(record: RunRecord) -> list[tuple[tuple[int, int], float]]:
+    """((episode_id, policy_version), value) of every verdict about one episode, in order; none where no store can be
+    read."""
     path = store_path(record)
     if not path.is_file():
         return []
@@ -99,7 +100,8 @@ def verdicts_of(record: RunRecord) -> list[tuple[int, float]]:
             labels = store.labels(run if isinstance(run, str) else None)
     except StoreError:  # damaged: the rest of the report is still worth having
         return []
-    return [(one.episode_id, one.value) for one in labels if one.value is not None and one.second_episode_id is None]
+    about_one = (one for one in labels if one.second_episode_id is None)
+    return [((one.episode_id, one.policy_version), one.value) for one in about_one if one.value is not None]
 
 
 def _word(label: Label) -> str:

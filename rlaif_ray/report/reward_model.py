@@ -46,7 +46,7 @@ def reward_model_section(record: RunRecord) -> RewardModelSection | None:
 
 def _paired(record: RunRecord) -> list[str]:
     """Score and verdict about the same episodes, the score by the version that the episode began under."""
-    scores = {one.episode_id: one.belief for one in read_scores(record.path)}
+    scores = {one.key: one.belief for one in read_scores(record.path)}
     verdicts = [(scores[i], value) for i, value in verdicts_of(record) if i in scores and value != 0.5]
     if not verdicts:
         return []

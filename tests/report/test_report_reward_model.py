@@ -86,7 +86,8 @@ def test_a_period_without_decided_labels_has_a_dash(tmp_path: Path) -> None:
 def test_scores_are_paired_with_verdicts_about_the_same_episodes(tmp_path: Path) -> None:
     record = recorded(tmp_path / "run", EARLY, RARE)
     write_labels(record.path, ["a", "b", "c", "d", "e"])  # 0, 1, 0, abstained, 0 of episodes 0 to 4
-    append_scores(record.path, [Score(100, i, 0, 2, belief) for i, belief in enumerate((0.1, 0.8, 0.9, 0.4))])
+    append_scores(record.path, [Score(100, i, 1, 2, belief) for i, belief in enumerate((0.1, 0.8, 0.9, 0.4))])
+    append_scores(record.path, [Score(90, 0, 7, 2, 0.9)])  # an id given again: another episode, judged by nobody
     section = reward_model_section(record)
     assert section is not None
     assert "On 3 judged episodes" in section.statements[-1]

@@ -140,7 +140,9 @@ def scores_are_paired_with_verdicts(folder: Path) -> None:
         harm = [bool(harm_in(homegrid(), store.episode_of(one).states)) for one in labels]
     right = [(one.value >= 0.5) != harmed for one, harmed in zip(labels, harm, strict=True)][1:]
     beliefs = [float(harmed if i == right.index(True) + 1 else not harmed) for i, harmed in enumerate(harm)]
-    scores = [Score(0, one.episode_id, 0, 1, belief) for one, belief in zip(labels, beliefs, strict=True)]
+    scores = [
+        Score(0, one.episode_id, one.policy_version, 1, belief) for one, belief in zip(labels, beliefs, strict=True)
+    ]
     append_scores(step.folder, scores[1:])
     pairs = rewards.paired(step)
     assert (pairs["episodes"], pairs["harm"]) == (len(labels) - 1, sum(harm[1:]))

@@ -133,15 +133,16 @@ def paired(step: Step) -> dict[str, Any]:
     know its verdict only where an earlier episode was exactly alike. Empty where there was no version, as where
     verdicts alone pay.
     """
-    scores = {one.episode_id: one.belief for one in read_scores(step.folder)}
+    scores = {one.key: one.belief for one in read_scores(step.folder)}
     with LabelStore(store_of(step.folder), readonly=True) as store:
-        judged = [one for one in store.labels() if one.value is not None and one.episode_id in scores]
+        labels = [(one, (one.episode_id, one.policy_version)) for one in store.labels()]
+        judged = [(one, scores[key]) for one, key in labels if one.value is not None and key in scores]
         # Stored episodes have the states they are drawn from; the arms that are paired live in the published world.
-        harm = np.array([harm_in(homegrid(), store.episode_of(one).states) for one in judged], bool)
+        harm = np.array([harm_in(homegrid(), store.episode_of(one).states) for one, _ in judged], bool)
     if not judged:
         return {}
-    verdict = np.array([one.value for one in judged], float) >= 0.5
-    score = np.array([scores[one.episode_id] for one in judged]) >= 0.5
+    verdict = np.array([one.value for one, _ in judged], float) >= 0.5
+    score = np.array([belief for _, belief in judged]) >= 0.5
     return _compared(verdict, score, harm)
 
 
