@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import optimize, special
+from scipy import special
 from torch import Tensor
 
 from rlaif_ray.errors import ShapeError
@@ -119,6 +119,7 @@ def fit_temperature(logit_KE: Array, target_E: Array) -> float:
     good = int((target_E > 0.5).sum())
     if len(target_E) < TEMPERATURE_NEEDS or good in (0, len(target_E)):
         return 1.0
+    from scipy import optimize  # a quarter of a second of each process that begins, and only those that fit come here
 
     def cost(log_T: float) -> float:
         p_E = np.clip(mean_belief(logit_KE, math.exp(log_T)).astype(np.float64), 1e-7, 1 - 1e-7)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from rlaif_ray.types import Array, PeriodAccuracy
 
@@ -77,6 +76,8 @@ def drift_p(rows: Sequence[PeriodAccuracy]) -> float:
     """
     if len(rows) < 2:
         return math.nan
+    from scipy import stats  # half a second of each process that begins, and few come here
+
     *before, newest = rows
     chance = np.ones(1)
     for good in (True, False):

@@ -173,19 +173,13 @@ def steps_of(layout: Layout) -> tuple[Step, ...]:
 
 
 def _step(name: str, study: Study, base: Config, cell: Cell, layout: Layout) -> Step:
-    begins_with = {
-        key: text.replace(RUNS, str(layout.runs), 1)
-        for key, text in with_seed(
-            {
-                "run.init": cell.set.get("run.init", base.run.init),
-                "reward_model.labels": cell.set.get("reward_model.labels", base.reward_model.labels),
-            },
-            cell.seed,
-        ).items()
-    }
     fixed = {"run.name": cell.name, "run.dir": str(layout.runs / name), "run.seed": cell.seed, "judge.seed": cell.seed}
     try:
-        config = load_config(base.model_dump(mode="json"), {**cell.set, **fixed, **begins_with})
+        config = load_config(base.model_dump(mode="json"), {**cell.set, **fixed})
+        begins_with = {"run.init": config.run.init, "reward_model.labels": config.reward_model.labels}
+        for key, text in with_seed(begins_with, cell.seed).items():
+            begins_with[key] = text.replace(RUNS, str(layout.runs), 1)
+        config = load_config(config.model_dump(mode="json"), begins_with)
     except ConfigError as error:
         raise ConfigError(f"{name}, arm {cell.arm!r}: {error}") from None
     return Step("train", name, cell.arm, cell.seed, config, layout, study.about)
