@@ -8,8 +8,13 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest begin first: of two processes none is then left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """The longest begin first: no process is then left alone with them at the end. First of all those that share what
+    takes long to set up: processes that run out of work take from the end of another's, and would set it up again."""
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, "cluster" not in fixtures_of(item)))
+
+
+def fixtures_of(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture(scope="session")
