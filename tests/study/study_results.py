@@ -8,6 +8,8 @@ from typing import Any
 
 from homegrid_study.arms import Layout, Step
 
+from rlaif_ray.files import write_whole
+
 MACHINE = {"cores": 2, "processor": "made-up", "system": "Linux", "python": "3.11", "load": 0.0}
 NETWORKS = ("planning", "ego-allocentric", "egocentric")
 SPEEDS = {
@@ -49,4 +51,4 @@ def result(step: Step, survives: float, found: float, **more: Any) -> dict[str, 
 
 def store(step: Step, found: dict[str, Any]) -> None:
     step.result.parent.mkdir(parents=True, exist_ok=True)
-    step.result.write_text(json.dumps({"settings": dict(step.settings), **found}))
+    write_whole(step.result, json.dumps({"settings": dict(step.settings), **found}))

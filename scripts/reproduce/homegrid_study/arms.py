@@ -105,8 +105,14 @@ class Step:
 
     @property
     def stored(self) -> dict[str, Any] | None:
-        """Its result, whatever it was made with; None: none."""
-        return json.loads(self.result.read_text()) if self.result.is_file() else None
+        """Its result, whatever it was made with; None: none. Raises ConfigError: it is damaged."""
+        if not self.result.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(self.result.read_text())
+        except ValueError:
+            raise ConfigError(f"{self.result}: not a whole result; restore it, or remove it to run it again") from None
+        return found
 
     @property
     def labels(self) -> int:
@@ -120,17 +126,25 @@ class Step:
         own = {"labels": self.labels, **of_labels(self.config)} if self.kind == "label" else of_run(self.config)
         return own | {f"begins with {step.key}": digest(step.settings) for step in self.before}
 
+    @property
+    def begun(self) -> bool:
+        """Whether its folder holds a run, or a data set, that is to be gone on with."""
+        return self.kind != "audit" and (self.folder / "config.yaml").is_file()
+
+    @property
+    def begun_with(self) -> Path:
+        """The file beside its folder that holds the settings that it was begun with."""
+        return self.folder.with_name(f"{self.name}.settings")
+
     def of_other_settings(self) -> list[str]:
         """What differs between today's settings and those that the run in its folder was begun with; [] where nothing
-        does, or none was begun.
-
-        Raises ConfigError: its config can't be read.
-        """
-        file = self.folder / "config.yaml"
-        if self.kind == "audit" or not file.is_file():
+        does, or none was begun. Raises ConfigError: its config can't be read."""
+        if not self.begun:
             return []
-        own = of_labels if self.kind == "label" else of_run
-        return differing(own(load_config(file)), own(self.config))
+        if self.begun_with.is_file():
+            return differing(json.loads(self.begun_with.read_text()), self.settings)
+        own = of_labels if self.kind == "label" else of_run  # of a run that was begun before settings were kept
+        return differing(own(load_config(self.folder / "config.yaml")), own(self.config))
 
     @property
     def at_hand(self) -> bool:
@@ -190,7 +204,10 @@ def _labelling(step: Step, before: list[Step]) -> list[Step]:
     folder = Path(step.config.reward_model.labels)
     arm, _, _ = folder.name.rpartition("-s")
     made = Step("label", folder.parent.name, arm, step.seed, step.config, step.layout, "Labels bought before a run.")
-    return [] if any(one.key == made.key for one in before) else [made]
+    known = next((one for one in before if one.key == made.key), None)
+    if known is not None and (known.labels, of_labels(known.config)) != (made.labels, of_labels(made.config)):
+        raise ConfigError(f"{step.key}: wants other labels of {made.key} than {known.labels} as an arm before it does")
+    return [] if known is not None else [made]
 
 
 def _audits(study: Study, base: Config, layout: Layout) -> list[Step]:

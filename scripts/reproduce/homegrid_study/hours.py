@@ -169,7 +169,7 @@ def _of_training(step: Step, speeds: Speeds) -> tuple[float, str]:
         basis += f", {answers:,.0f} answers waited for at {speeds.labels_per_s:.0f}/s"
     if config.reward_model.labels:
         model = config.reward_model
-        count = next(one.labels for one in step.before if one.kind == "label")
+        count = next((one.labels for one in step.before if one.kind == "label"), config.budget.labels or 0)
         seconds += (1 - model.holdout) * count * model.epochs / speeds.fitted_per_s[model.net]
         basis += f", a fit to {count:,} labels ({model.net}, {model.epochs} passes)"
     seconds += WORLDS_PLAYED * EVALUATED / speeds.evaluated_per_s[network]

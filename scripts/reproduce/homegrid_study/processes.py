@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code", "ends_with_parent", "environment", "shared_by"]
+__all__ = ["CHANGED", "code", "ends_with_parent", "environment", "shared_by"]
 
+CHANGED = 3  # exit code: the study's files are others than those of the shard that began the process
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 

@@ -26,7 +26,8 @@ from typing import IO, Any, Literal
 
 from homegrid_study.arms import Layout, Step
 from homegrid_study.measure import failed, write_result
-from homegrid_study.processes import environment
+from homegrid_study.processes import CHANGED, environment
+from homegrid_study.settings import digest
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.config.running import FINISHED
 from rlaif_ray.errors import ConfigError
@@ -65,6 +66,10 @@ class Clock:
         """As a result has them."""
         return {"minutes": round(self.seconds / 60.0, 3), "jobs": self.jobs}
 
+    def restart(self) -> None:
+        """What is begun anew has taken no time yet."""
+        self.seconds, self._since = 0.0, time.monotonic()
+
     def tick(self) -> None:
         """At most every few seconds' worth is lost by a kill."""
         now = time.monotonic()
@@ -94,12 +99,18 @@ class Shard:
         step.result.unlink(missing_ok=True)  # of a run that is gone: what others begin with is what is told
         step.folder.parent.mkdir(parents=True, exist_ok=True)
         clock = Clock.of(step, self.jobs)
+        if not step.begun:
+            clock.restart()
+            write_whole(step.begun_with, json.dumps(step.settings))
         for _ in range(RESTARTS + 1):
             code = 0 if self._done(step) else self._begin(step, clock)
             if self._done(step):
                 code = self._measure(step, clock)
                 if step.finished:
                     return "finished"
+                if code == CHANGED:
+                    self.say(f"{step.key}: the study's files have changed since this shard was begun; begin it anew")
+                    self.asked_to_stop = True
             if self.left_s <= 0:  # whoever was stopped has not failed
                 return "stopped"
             if code >= 0:  # it has said itself what is wrong
@@ -147,7 +158,8 @@ class Shard:
 
     def _measure(self, step: Step, clock: Clock) -> int:
         """What comes of it, to the end: a minute, and nothing of it is kept before."""
-        command = [sys.executable, "-m", "homegrid_study.after", step.key, *self.layout.words]
+        words = [step.key, "--settings", digest(step.settings), *self.layout.words]
+        command = [sys.executable, "-m", "homegrid_study.after", *words]
         return self._process(step, command, clock, subprocess.DEVNULL, lambda: True)
 
     def _process(
