@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import study_results
+from homegrid_study.__main__ import standing
 from homegrid_study.arms import Layout, Step, chosen, steps_of
 from homegrid_study.settings import differing
 from homegrid_study.shards import Clock, Shard, run_shard
@@ -29,6 +30,8 @@ def test_a_result_of_other_settings_is_not_read(tmp_path: Path) -> None:
     before = with_settings(other, {"feedback.labels_per_iteration": 7})
     study_results.store(other, study_results.result(before, 1.0, 1.0))
     assert (today.finished, other.finished) == (True, False)
+    third = steps["online/online-s22"]
+    assert [standing(one) for one in (today, other, third)] == ["finished", "of other settings", "-"]
     assert list(Results.read(layout).found) == [today.key]
 
 

@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from homegrid_study.arms import Layout, chosen, steps_of
+from homegrid_study.arms import Layout, Step, chosen, steps_of
 from homegrid_study.hours import HOURS, Planned, measure_speeds, plan, planned, write_plan
 from rlaif_ray.errors import RlaifError
 
@@ -95,8 +95,17 @@ def do_run(options: argparse.Namespace, layout: Layout) -> int:
 def do_status(options: argparse.Namespace, layout: Layout) -> int:
     """One line a step."""
     for step in steps_of(layout):
-        print(f"{'finished' if step.finished else ('begun' if step.folder.exists() else '-'):9} {step.key}")
+        print(f"{standing(step):20} {step.key}")
     return 0
+
+
+def standing(step: Step) -> str:
+    """In words."""
+    if step.finished:
+        return "finished"
+    if step.stored is not None:
+        return "of other settings"
+    return "begun" if step.folder.exists() else "-"
 
 
 def do_report(options: argparse.Namespace, layout: Layout) -> int:
