@@ -167,12 +167,15 @@ def _one_thing_changed(results: Results, figures: set[str]) -> list[str]:
     """A table a question: files that ask the same share one."""
     asked: dict[str, list[Row]] = {}
     for study in ORDER:
-        rows = [row for row in results.trained(study) if row.ended]
-        if not rows or study in {headline for headline, _ in HEADLINE}:
+        ended = [row for row in results.trained(study) if row.ended]
+        rows = [row for row in ended if (row.study, row.arm) not in HEADLINE]
+        if not rows:
             continue
         # Another world is no other setting.
         reference = [results.rows[REFERENCE]] if study not in OTHER_WORLDS else []
-        asked.setdefault(rows[0].ended[0]["about"], reference).extend(rows)
+        reference += [row for row in ended if row not in rows]
+        about = next(step.about for step in results.steps if step.study == study and step.kind == "train")
+        asked.setdefault(about, reference).extend(rows)
     parts: list[str] = []
     for about, rows in asked.items():
         parts += [f"## {about}\n", outcomes(rows)]

@@ -30,11 +30,7 @@ __all__ = ["HEADLINE", "REFERENCE", "Results", "Row"]
 
 # (file, arm) of the arms that the page begins with.
 HEADLINE = (
-    ("task", "task"), ("published", "published_1"), ("published", "published_2"),
-    ("published", "published_500_1"), ("published", "published_500_2"),
-    ("published", "open_500_1"), ("published", "open_500_2"), ("published", "passes_500_1"),
-    ("published", "passes_500_2"), ("published", "event_max_500_1"), ("published", "event_max_500_2"),
-    ("direct", "direct"),
+    ("task", "task"), ("published", "published_1"), ("published", "published_2"), ("direct", "direct"),
     ("online", "online"), ("hybrid", "distilled"), ("hybrid", "distilled_terminal"), ("hybrid", "hybrid_5"),
     ("hybrid", "hybrid_10"), ("hybrid", "hybrid_25"), ("published", "published_1_structured"),
     ("published", "published_2_structured"), ("direct", "direct_structured"), ("online", "online_structured"),
