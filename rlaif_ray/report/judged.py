@@ -101,7 +101,7 @@ def verdicts_of(record: RunRecord) -> list[tuple[tuple[int, int], float]]:
     except StoreError:  # damaged: the rest of the report is still worth having
         return []
     about_one = (one for one in labels if one.second_episode_id is None)
-    return [((one.episode_id, one.policy_version), one.value) for one in about_one if one.value is not None]
+    return [(one.key, one.value) for one in about_one if one.value is not None]
 
 
 def _word(label: Label) -> str:

@@ -125,6 +125,11 @@ class Label:
         """The verdict's value in [0, 1]; None for an abstention."""
         return self.outcome.value if isinstance(self.outcome, Verdict) else None
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """What names an episode of a run, as in its scores: (episode_id, policy_version)."""
+        return self.episode_id, self.policy_version
+
 
 @dataclass(frozen=True)
 class Judged:

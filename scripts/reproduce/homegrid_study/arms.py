@@ -100,8 +100,13 @@ class Step:
     @property
     def finished(self) -> bool:
         """Whether it was made, with today's settings."""
+        return self.made is not None
+
+    @property
+    def made(self) -> dict[str, Any] | None:
+        """Its result, where that was made with today's settings. Raises ConfigError: it is damaged."""
         found = self.stored
-        return found is not None and not differing(found.get("settings", {}), self.settings)
+        return None if found is None or differing(found.get("settings", {}), self.settings) else found
 
     @property
     def stored(self) -> dict[str, Any] | None:

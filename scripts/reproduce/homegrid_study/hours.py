@@ -129,8 +129,7 @@ def _measured(steps: Sequence[Step]) -> dict[tuple[str, str], _Ran]:
     """By file and arm, what is finished."""
     found: dict[tuple[str, str], _Ran] = {}
     for step in steps:
-        if step.finished:
-            result = step.stored or {}
+        if (result := step.made) is not None:
             ran, jobs = found.setdefault((step.study, step.arm), _Ran()), shared_by(result)
             (ran.shared if jobs > 1 else ran.alone).append(float(result["minutes"]) / jobs)
     return found

@@ -135,14 +135,13 @@ def paired(step: Step) -> dict[str, Any]:
     """
     scores = {one.key: one.belief for one in read_scores(step.folder)}
     with LabelStore(store_of(step.folder), readonly=True) as store:
-        labels = [(one, (one.episode_id, one.policy_version)) for one in store.labels()]
-        judged = [(one, scores[key]) for one, key in labels if one.value is not None and key in scores]
+        judged = [one for one in store.labels() if one.value is not None and one.key in scores]
         # Stored episodes have the states they are drawn from; the arms that are paired live in the published world.
-        harm = np.array([harm_in(homegrid(), store.episode_of(one).states) for one, _ in judged], bool)
+        harm = np.array([harm_in(homegrid(), store.episode_of(one).states) for one in judged], bool)
     if not judged:
         return {}
-    verdict = np.array([one.value for one, _ in judged], float) >= 0.5
-    score = np.array([belief for _, belief in judged]) >= 0.5
+    verdict = np.array([one.value for one in judged], float) >= 0.5
+    score = np.array([scores[one.key] for one in judged]) >= 0.5
     return _compared(verdict, score, harm)
 
 

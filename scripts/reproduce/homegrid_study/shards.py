@@ -258,7 +258,8 @@ def _check_begun(step: Step) -> None:
 
 def _usable(step: Step) -> bool:
     """Whether another step can begin with what it has left."""
-    return step.finished and _read(step.result).get("status") != "failed"
+    made = step.made
+    return made is not None and made.get("status") != "failed"
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ def _trial(row: Row, one: Mapping[str, Any]) -> Trial:
 
 
 def _result(step: Step) -> Mapping[str, Any] | None:
-    found = step.stored if step.finished else None
+    found = step.made
     return found if found is not None and found.get("smoke") is step.layout.smoke else None
 
 
