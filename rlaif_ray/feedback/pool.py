@@ -329,7 +329,7 @@ class FeedbackPool:
                 self._stop, self._stopped = answered.stop, True
         elif answered.failed:
             self._complain(answered.failed)
-        elif why.share >= 1.0:  # before, the schedule may yet make room
+        elif why.share >= 1.0 and not self._stopped:  # before, the schedule may yet make room; after, it was let go
             self._refused = True
 
     def _deliver(self, label: Label) -> None:

@@ -201,6 +201,7 @@ def test_nothing_new_is_asked_while_closing(pools: list[FeedbackPool], tmp_path:
         pool.close(grace_s=10.0)
         assert 2 <= server.asked <= 4  # two at a time: no more than those that began while the word went round
         assert len(stored(tmp_path)) == server.asked  # and what was under way did arrive
+        assert not pool.stats().exhausted  # what was let go is not for want of money
 
 
 def test_a_copy_of_the_file_alone_is_whole_after_closing(pools: list[FeedbackPool], tmp_path: Path) -> None:
