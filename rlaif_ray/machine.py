@@ -18,7 +18,7 @@ import psutil
 from rlaif_ray.config.running import available_cores
 from rlaif_ray.processor import processor_says
 
-__all__ = ["PeakMemory", "memory_gb", "this_machine"]
+__all__ = ["PeakMemory", "memory_gb", "system_says", "this_machine"]
 
 EVERY_S = 2.0
 
@@ -30,12 +30,20 @@ def this_machine() -> dict[str, Any]:
         "cores": available_cores(),
         "processor": processor_says("model name") or platform.machine(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": platform.platform(),
+        "system": system_says(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "ray", "numpy")},
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def system_says() -> str:
+    """Kernel's number, processor family and C library: what may matter to a figure, and not what a kernel's builder
+    called it, which may name the host."""
+    kernel = platform.release().split("-")[0]
+    library = " ".join(platform.libc_ver())
+    return f"{platform.system()} {kernel} {platform.machine()}" + (f", {library}" if library.strip() else "")
 
 
 def memory_gb(process: psutil.Process) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 import runpy
 import signal
 import subprocess
@@ -341,6 +342,8 @@ def test_the_machine_is_described_once_and_the_same_everywhere():
         "cores", "processor", "memory_gb", "system", "python", "torch", "ray", "numpy", "load_at_start", "when",
     }  # fmt: skip
     assert found["cores"] == CORES
+    assert platform.release().split("-")[0] in found["system"]
+    assert "-" not in found["system"]  # what a kernel's builder called it may name a host
     root = MAIN.parents[2]
     sources = [path for folder in ("rlaif_ray", "scripts") for path in (root / folder).rglob("*.py")]
     describes = [str(path.relative_to(root)) for path in sources if "/proc/cpuinfo" in path.read_text()]

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from feedback_fakes import TinyRenderer, tiny_config, tiny_episode
 
 from rlaif_ray.feedback.budget import Caps
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.machine import system_says
 
 PRICED = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 1000.0}
 # What a round of so many kills is made of; the others are questioners. A driver's kill takes seconds, the others none.
@@ -217,7 +217,7 @@ def main() -> None:
     if options.out:
         found = {
             "command": f"scripts/chaos {options.kills} --seed {options.seed}",
-            "machine": f"{os.cpu_count()} cores, {platform.platform()}",
+            "machine": f"{os.cpu_count()} cores, {system_says()}",
             "kills": sum(sum(outcome.kills.values()) for outcome in outcomes),
             "wall_s": round(time.monotonic() - began, 1),
             "stages": [outcome.figures() for outcome in outcomes],
