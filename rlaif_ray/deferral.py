@@ -34,6 +34,11 @@ class Held:
         return int(self.episode.episode_id[0])
 
     @property
+    def key(self) -> tuple[int, int]:
+        """What names it in a run, as a label of it does: (episode_id, policy_version)."""
+        return self.episode_id, int(self.episode.policy_version[0])
+
+    @property
     def cells(self) -> Array:
         """(1, 3) where the part lies in ``fragment``: all of it."""
         return np.array([[0, 0, self.fragment.shape[0]]])

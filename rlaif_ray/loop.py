@@ -250,9 +250,9 @@ class FeedbackLoop:
 
     def take_up(self, labelled: Sequence[Judged]) -> None:
         """Verdicts that an earlier process of this run paid for: parts kept back may have theirs, and all train."""
-        held = {h.episode_id for h in self.payer.held}
-        known = {one.units.episode_id: one.value for one in labelled if isinstance(one.units, Episode)}
-        self.asking.recall({i: value for i, value in known.items() if i in held})
+        held = {h.key for h in self.payer.held}
+        units = ((one.units, one.value) for one in labelled if isinstance(one.units, Episode))
+        self.asking.recall({unit.episode_id: value for unit, value in units if unit.key in held})
         self.learn_from(labelled)
 
     def drain(self, deadline_s: float) -> None:

@@ -106,8 +106,10 @@ def provenance(mix: MixConfig, verdict: Array, abstained: Array, version: Array)
     payable = (version > 0) | (not needs_belief(mix))
     direct = judged & payable & (mix.source in ("direct", "hybrid"))
     scored = (version > 0) & (mix.source in ("distilled", "hybrid")) & (mix.unjudged == "rm")
-    rest = DROPPED if mix.unjudged == "drop" and mix.source != "none" else TASK
-    out = np.where(direct, DIRECT, np.where(scored, DISTILLED, np.where(abstained, ABSTAINED, rest)))
+    # What the judge would not answer has no verdict either: harm that it refuses to look at is not left to the task.
+    drops = mix.unjudged == "drop" and mix.source != "none"
+    rest = np.where(drops, DROPPED, np.where(abstained, ABSTAINED, TASK))
+    out = np.where(direct, DIRECT, np.where(scored, DISTILLED, rest))
     return out.astype(np.int8)
 
 

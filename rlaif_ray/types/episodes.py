@@ -96,6 +96,11 @@ class Episode:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def key(self) -> tuple[int, PolicyVersion]:
+        """What names it in a run, as a label of it does: (episode_id, policy_version)."""
+        return self.episode_id, self.policy_version
+
     def copy(self) -> Episode:
         """With columns of its own: one that is kept doesn't keep the whole batch alive that it was cut out of."""
         states = None if self.states is None else self.states.copy()

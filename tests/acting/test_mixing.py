@@ -111,7 +111,7 @@ NAN = float("nan")
     [
         ("hybrid", "rm", "redistribute", [DIRECT, DISTILLED, DISTILLED, TASK, ABSTAINED]),
         ("hybrid", "task", "terminal", [DIRECT, TASK, ABSTAINED, DIRECT, ABSTAINED]),
-        ("hybrid", "drop", "terminal", [DIRECT, DROPPED, ABSTAINED, DIRECT, ABSTAINED]),
+        ("hybrid", "drop", "terminal", [DIRECT, DROPPED, DROPPED, DIRECT, DROPPED]),
         ("distilled", "rm", "redistribute", [DISTILLED, DISTILLED, DISTILLED, TASK, ABSTAINED]),
         ("direct", "task", "terminal", [DIRECT, TASK, ABSTAINED, DIRECT, ABSTAINED]),
         ("none", "rm", "redistribute", [TASK, TASK, ABSTAINED, TASK, ABSTAINED]),

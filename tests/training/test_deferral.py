@@ -1,5 +1,7 @@
 """``late: defer``: an asked episode's last part is learned from once, later, with its verdict or at its deadline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_feedback_loop import Pool, Trainer, abstention, loop_of, published, runner, verdict
@@ -97,3 +99,15 @@ def test_parts_kept_back_survive_a_checkpoint_and_take_the_verdict_that_came_mea
     ((_, one),) = again.release()
     assert one.counts["direct"] == 1
     assert one.feedback.sum() == pytest.approx(2.0)
+
+
+def test_a_part_kept_back_is_never_paid_by_the_verdict_of_another_life_on_the_same_id():
+    """A run that was killed gives ids again: what was asked about it then was another episode, of another policy."""
+    loop = deferring(lambda e: None, 10**6)
+    rollout = runner((4,))(4)
+    turn(loop, rollout)
+    other = replace(rollout.episodes[0], policy_version=rollout.episodes[0].policy_version + 7)
+    again = deferring(lambda e: None, 10**6)
+    again.restore(loop.state(), [Judged(other, 1.0)])
+    ((_, one),) = again.release()
+    assert one.counts["direct"] == 0

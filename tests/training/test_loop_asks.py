@@ -74,6 +74,10 @@ def test_an_abstention_is_no_score():
     assert mixed.feedback.sum() == 0
     assert trainer.added == []
     assert alone.totals["abstained"] == 1
+    dropping = loop_of(pool, Trainer(), **{"mix.credit": "terminal", "mix.unjudged": "drop"})
+    (mixed,), _ = turn(dropping, [runner((3,))(3)], 10)
+    assert mixed.counts["dropped"] == 1  # what a judge won't look at is not left to the task reward either
+    assert not mixed.learn.any()
 
 
 def test_bad_verdicts_and_good_ones_differ_and_abstentions_are_neither():
