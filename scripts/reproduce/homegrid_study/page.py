@@ -9,18 +9,32 @@ from typing import Any
 import numpy as np
 
 from homegrid_study.arms import AUDIT, ORDER, Layout
+from homegrid_study.described import alike, arms
 from homegrid_study.figures import FIGURES, MARK, write_figures
 from homegrid_study.processes import shared_by
 from homegrid_study.stored import HEADLINE, REFERENCE, Results, Row
 from homegrid_study.tables import (
+    all_starts,
     comparison,
     effective,
+    half_spared,
     markdown,
     naive_and_trained,
     outcomes,
     points,
     targets,
     worlds,
+)
+from homegrid_study.texts import (
+    ABOUT_ALIKE,
+    ABOUT_ALL_STARTS,
+    ABOUT_ARMS,
+    ABOUT_AUDIT,
+    ABOUT_OUTCOMES,
+    ABOUT_PAIRED,
+    ABOUT_SHARES,
+    ABOUT_WORLDS,
+    HEAD,
 )
 from rlaif_ray.report.figures import count, decimal
 from rlaif_ray.report.sweep_stats import paired_gain
@@ -29,83 +43,31 @@ __all__ = ["page", "write_page"]
 
 # What a person has made of the figures, and found about failures, kept beside them: figures alone don't say why.
 FINDINGS, NOTES = "study/findings.md", "study/notes.md"
-HEAD = """# The Homegrid study
-
-What is feedback from a judge worth, bought in different ways? Every arm is a file of `tune_configs/study/`, every
-figure here is made from `benchmarks/study/` by one command:
-
-    scripts/reproduce/homegrid plan       # the hours
-    scripts/reproduce/homegrid run        # the next unfinished runs; the same command goes on; --jobs N: N at a time
-    scripts/reproduce/homegrid report     # this page and its figures; `figure NAME` makes one of them
-
-The judge is the built-in one: a program that reads the pictures and errs as its profile says. It shows how the ways of
-using feedback compare; it shows nothing of what an LLM values. Prices are as-if: nothing was paid. Every arm learns
-from the judge's answers alone: the truth is used to evaluate, and to test reward models, nowhere else. {where}
-"""
-ABOUT_OUTCOMES = """Interquartile means over seeds with 95 % stratified bootstrap intervals, and the worst seed; 10,000
-episodes each, from starts held out of training and labels, the same fifth for all seeds; the policy acts as it learned
-to (stochastic).
-
-* An interquartile mean leaves out the best and the worst of five seeds; of three it is the mean of all. Of so few
-  seeds a bootstrap covers less than it says: 91 % of five, 74 % of three, where outcomes are normal. Gains, seed by
-  seed, have Student's intervals.
-* The policy network was mended because of results on these starts; `fold_1` below holds out others, which had been
-  starts of training before.
-* Labels, as-if money, steps and minutes are those of a run that stands alone, with all that it began with. A label
-  is an answer that was bought: an episode exactly like one asked about before takes that answer again, at no price,
-  and reward models learn once from episodes whose observations are alike: those of `published_1` from 4,000 to
-  7,600, not from 10,000; what is called 500 labels is 500 episodes asked about.
-* Minutes are of training, from its first step to its last, without these evaluations: the mean of those that had
-  the machine to themselves all the time, with their number where not all had ("alone"); where none had, of all, and
-  how many runs shared the two cores ("at once"), which takes each of them longer: such minutes are not to be held
-  against those of others. Who had the machine alone acted and fitted in processes beside the learner; who shared it
-  did all in one, on one thread, and fitted between iterations.
-* The published figures are context: another judge, other artwork, all starts. `published_1` and `_2` are our
-  reproduction of that procedure under our judge, at the steps of the other arms, not at its own 1.3e7 a column;
-  `published_500_1` and `_2` are the same with 500 labels, `open_500_1` and `_2` besides without the gate on a
-  reward model's held-out accuracy, which is ours; `passes_500_1` and `_2` with 60 passes over the labels, as
-  `online` takes, instead of 15; `event_max_500_1` and `_2` with those and the net of `online`; `full_published_1`
-  and `_2` have its steps and a dense policy network, `event_max_mlp` is `online` with that network, at a twentieth
-  of the steps. `direct` and the hybrids end before their learning rate and entropy bonus have come down to their
-  last values.
-
-"""
-ABOUT_SHARES = """All begin with the task-only policy of their seed and end after 20,000 feedback episodes. Answers are
-waited for, so that the share asked about is the share learned from: the effective one is measured here. `direct` and
-`distilled_terminal` pay at the end of an episode, the others as the belief changes. The judge answers at once in these
-arms; of a run that waits for one that takes 3 to 6 s and is asked about nearly all, waiting is 290 of 317 s
-(`benchmarks/late-wait.json`, `python scripts/bench/late.py wait`).
-"""
-ABOUT_WORLDS = """The same checkpoints, 10,000 episodes each; means over seeds. Besides, for comparison, the world that
-they were trained in, from unseen starts and from those of training.
-"""
-ABOUT_AUDIT = """Against the truth: fitted to the labels of one run of `online`, tested on fresh episodes of that run's
-policies of all ages, from unseen starts. Gate: whether held-out accuracy was enough for a run to let it count.
-
-"""
-ABOUT_PAIRED = """Verdict and score of the same judged episodes, against the truth; the score of the version that the
-episode began under, and by which it was paid or would have been. Summed over seeds; the gain is by seed, with Student's
-interval, as episodes are not independent: one exactly like an earlier one (15 % of `hybrid_25`'s) has the same verdict
-again, which that version may have learned from.
-
-"""
 PAIRS = (
     (("published", "published_1"), ("online", "online")),
     (("published", "published_2"), ("online", "online")),
-    (("published", "published_2"), ("published", "published_500_2")),
     (("published", "published_2"), ("published", "open_500_2")),
+    (("published", "published_500_2"), ("published", "open_500_2")),
+    (("published", "open_500_2"), ("published", "passes_500_2")),
     (("published", "published_2"), ("published", "passes_500_2")),
     (("published", "passes_500_2"), ("published", "event_max_500_2")),
     (("published", "event_max_500_2"), ("online", "online")),
     (("published_full", "full_published_2"), ("online", "online")),
     (("published_full", "full_published_2"), ("budgets", "labels_250")),
     (("published_full", "full_published_2"), ("nets", "event_max_mlp")),
+    (("published_full", "full_published_2"), ("nets", "event_max_egocentric")),
+    (("online", "online"), ("nets", "cnn_lstm")),
     (("task", "task"), ("direct", "direct")),
     (("direct", "direct"), ("hybrid", "distilled")),
     (("direct", "direct"), ("hybrid", "distilled_terminal")),
     (("direct", "direct"), ("hybrid", "hybrid_10")),
     (("hybrid", "distilled"), ("hybrid", "hybrid_10")),
     (("online", "online"), ("online", "online_structured")),
+    (("published", "published_2"), ("published", "published_2_structured")),
+    (("direct", "direct"), ("direct", "direct_structured")),
+    (("hybrid", "distilled"), ("hybrid", "distilled_structured")),
+    (("hybrid", "hybrid_5"), ("hybrid", "hybrid_5_structured")),
+    (("hybrid", "hybrid_10"), ("hybrid", "hybrid_10_structured")),
     (("online", "online"), ("confirm", "fold_1")),
 )
 TASK_ONLY = ("task", "full_task")
@@ -134,13 +96,16 @@ def page(results: Results, figures: set[str], findings: str, notes: str) -> str:
         "## Outcomes on unseen starts\n", ABOUT_OUTCOMES, outcomes(results.headline, published=True),
         _figure("cost-quality", figures), _gains(results), _figure("learning-curves", figures),
         "## Survival and success, naive and trained\n", naive_and_trained(results),
-        "## Direct, distilled, hybrid\n", ABOUT_SHARES, effective(results), _figure("shares", figures),
+        "## Direct, distilled, hybrid\n", ABOUT_SHARES, effective(results), half_spared(results),
+        _figure("shares", figures),
         *_one_thing_changed(results, figures),
         "## Reward models\n", _figure("reward-models", figures), _audit(results), _paired(results),
         "## Worlds that nothing was tuned on\n", ABOUT_WORLDS, worlds(results),
         "## What failed\n", _failed(results), notes,
+        *_with_head("## Runs that are one run\n", ABOUT_ALIKE, alike(results)),
         "## What was not run\n", _not_run(results),
         "## Hours\n", _hours(results),
+        "## Arms\n", ABOUT_ARMS, arms(results),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
@@ -157,6 +122,11 @@ def _figure(name: str, there: set[str]) -> str:
         return ""
     said = (FIGURES[name].__doc__ or "").splitlines()[0]
     return f"![{said}](study/{name}.svg)\n\n{said} `scripts/reproduce/homegrid figure {name}`\n"
+
+
+def _with_head(*parts: str) -> list[str]:
+    """All, unless the last is empty."""
+    return list(parts) if parts[-1] else []
 
 
 def _gains(results: Results) -> str:
@@ -180,6 +150,7 @@ def _one_thing_changed(results: Results, figures: set[str]) -> list[str]:
     for about, rows in asked.items():
         parts += [f"## {about}\n", outcomes(rows)]
         parts += [_figure("label-budgets", figures)] if rows[-1].study == "budgets" else []
+        parts += [ABOUT_ALL_STARTS, all_starts(results)] if rows[-1].study == "published_full" else []
     return parts
 
 

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = ["CHANGED", "code", "ends_with_parent", "environment", "shared_by"]
 
 CHANGED = 3  # exit code: the study's files are others than those of the shard that began the process
+MADE_OF = ("rlaif_ray", "tune_configs", "scripts", "pyproject.toml")
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -23,11 +24,14 @@ def shared_by(result: Mapping[str, Any]) -> int:
 
 
 def code() -> str:
-    """The commit, with a + where files differ from it; empty outside a repository."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() if found.returncode == 0 else ""
+    """The commit, with a + where what a run is made of differs from it, not results or documents; empty outside a
+    repository."""
+    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        return ""
+    root = ":(top)"  # wherever it is asked from
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *(root + one for one in MADE_OF)], check=False)
+    return found.stdout.strip() + "+" * (changed.returncode != 0)
 
 
 def environment(*, one_thread: bool = False) -> dict[str, str]:

@@ -77,6 +77,10 @@ class Row:
         """(S,) episodes finished in the feedback phase."""
         return self._each(lambda one: one["summary"]["feedback_episodes"])
 
+    def first(self, name: str, least: float) -> Array:
+        """(S,) steps after which that figure of training episodes had once been so high; nan where it never was."""
+        return self._each(lambda one: next((r["steps"] for r in one["rows"] if (r.get(name) or 0.0) >= least), None))
+
     def _each(self, of: Any) -> Array:
         values = [None if one is None or one["status"] == "failed" else of(one) for one in self.results]
         return np.array([math.nan if value is None else float(value) for value in values], np.float64)

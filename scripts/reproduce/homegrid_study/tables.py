@@ -8,14 +8,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from homegrid_study.stored import Results, Row
+from rlaif_ray.envs.starts import HELDOUT_SHARE
 from rlaif_ray.report.figures import count, decimal
 from rlaif_ray.report.published import PUBLISHED
 from rlaif_ray.report.sweep_stats import Interval, paired_gain, stratified_iqm
 from rlaif_ray.types import Array
 
-__all__ = ["comparison", "effective", "markdown", "naive_and_trained", "outcomes", "targets", "worlds"]
+__all__ = [
+    "all_starts",
+    "comparison",
+    "effective",
+    "half_spared",
+    "markdown",
+    "naive_and_trained",
+    "outcomes",
+    "targets",
+    "worlds",
+]
 
 WORLD = "rlaif_ray/Homegrid-v0"
+# Held against the published figures, which are of all starts.
+WHOLE = (("published_full", "full_published_2"), ("published", "published_2"), ("online", "online"))
+SLOWEST = "distilled"  # of those that start from one task-only policy; others are held against it
 HEADER = (
     "arm", "seeds", "cat survives %", "worst", "fruit found %", "worst", "length", "labels", "as-if USD", "M steps",
     "minutes",
@@ -97,6 +111,34 @@ def effective(results: Results) -> str:
     ]  # fmt: skip
     shares = ("paid by a verdict %", "by the reward model %", "not paid %")
     return markdown(("arm", "feedback episodes", *shares, "labels"), lines)
+
+
+def all_starts(results: Results) -> str:
+    """Over all starts, as the published figures are: a fifth of them unseen, the others of training."""
+    lines = [[f"*published: {row.policy}*", decimal(row.cat_survived_pct), decimal(row.found_pct)]
+             for row in PUBLISHED[WORLD][-1:]]  # fmt: skip
+    for key in WHOLE:
+        if key in results.rows and results.rows[key].ended:
+            row = results.rows[key]
+            shares = [
+                100 * (HELDOUT_SHARE * row.outcome(name) + (1 - HELDOUT_SHARE) * row.outcome(name, "train"))
+                for name in ("cat_survived", "found")
+            ]
+            lines.append([row.arm, *(f"{_share(v / 100, 2)}; {decimal(_least(v), 2)}" for v in shares)])
+    return markdown(("arm", "cat survives %; worst", "fruit found %; worst"), lines)
+
+
+def half_spared(results: Results) -> str:
+    """When the arms that start from one task-only policy spare half of the cats, and how much sooner than one."""
+    rows = [row for row in results.headline if row.study in ("direct", "hybrid") and row.ended]
+    steps = {row.arm: row.first("truth/cat_survived", 0.5) for row in rows}
+    lines = []
+    for row in rows:
+        against = steps.get(SLOWEST + "_structured" * row.arm.endswith("_structured"))
+        gain = paired_gain(steps[row.arm] / 1e3, against / 1e3) if against is not None else None
+        sooner = "-" if gain is None or against is steps[row.arm] else points(gain)
+        lines.append([row.arm, count(_mean(steps[row.arm])), sooner])
+    return markdown(("arm", "steps until half of the cats live", "sooner than `distilled`, thousand steps"), lines)
 
 
 def comparison(results: Results, before: tuple[str, str], after: tuple[str, str]) -> str:
