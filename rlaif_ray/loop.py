@@ -8,6 +8,7 @@ what the answers pay is ``paying.Payer``'s.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,11 @@ from rlaif_ray.errors import JudgeError
 from rlaif_ray.lateness import Lateness
 from rlaif_ray.mixing import Mixed
 from rlaif_ray.partners import Chooser, Judges, LearnsToJudge, Published, Scorer
-from rlaif_ray.paying import Known, Payer
+from rlaif_ray.paying import FORGET_AFTER, Known, Payer
 from rlaif_ray.scorebook import Score
 from rlaif_ray.scoring import Remembering
 from rlaif_ray.tally import Tally
-from rlaif_ray.types import Drawn, Episode, Fragment, Judged, RewardModelReport, Rollout
+from rlaif_ray.types import Drawn, Episode, Fragment, Judged, PolicyVersion, RewardModelReport, Rollout
 from rlaif_ray.watch import Watch
 
 __all__ = ["FeedbackLoop"]
@@ -57,6 +58,11 @@ class FeedbackLoop:
         self.watch = Watch(config.watch)
         self._in_runners: set[int] = set()  # versions that runners scored the newest fragments with; 0: none
         self._fresh = 0  # version adopted since the last iteration's end; 0: none
+        # Environment steps at the ends of iterations: runners that sample one update ahead act by the policy of the one
+        # before the last.
+        ahead = config.resources.overlap and config.resources.env_runners > 0
+        self._ended: deque[int] = deque([0], maxlen=2 if ahead else 1)
+        self._made: dict[PolicyVersion, int] = {}  # version of the policy -> steps when it was made
 
     @classmethod
     def silent(cls, config: Config) -> FeedbackLoop:
@@ -147,6 +153,7 @@ class FeedbackLoop:
 
     def mix(self, rollout: Rollout, step: int) -> Mixed:
         """What every step of the fragment is worth, and where that came from."""
+        self._made.setdefault(rollout.fragment.policy_version, self._ended[0])
         return self.payer.mix(rollout, step, self._known(), self._tally)
 
     def release(self) -> list[tuple[Fragment, Mixed]]:
@@ -165,6 +172,7 @@ class FeedbackLoop:
             fresh=self._fresh,
             report=self.report,
             iteration=self.iteration,
+            made=self._made,
         )
 
     @property
@@ -193,6 +201,8 @@ class FeedbackLoop:
         self.watch.take(self.payer.promised(tally.audited, self.asking.awaited.keys()), step)
         self.payer.end_iteration(self.iteration, tally.dropped_steps)
         self._fresh = 0
+        self._ended.append(step)
+        self._made = dict(list(self._made.items())[-FORGET_AFTER:])
         weight = self.payer.weight_now(step, self._known())
         figures = {"mix": tally.mix_figures(weight, self.config.mix.reweight_clip)}
         if self.pool is not None:
@@ -223,9 +233,12 @@ class FeedbackLoop:
             "watch": self.watch.state(),
         }
 
-    def restore(self, state: Mapping[str, Any], labelled: Sequence[Judged] = (), published: int = 0) -> None:
+    def restore(
+        self, state: Mapping[str, Any], labelled: Sequence[Judged] = (), published: int = 0, step: int = 0
+    ) -> None:
         """Go on from a checkpoint. ``labelled``: every label in the store, also those that came after it;
-        ``published``: the newest version of the reward model that this run has had, which may be newer too."""
+        ``published``: the newest version of the reward model that this run has had, which may be newer too;
+        ``step``: environment steps of the run by then."""
         self.iteration, self.version = state["iteration"], state["version"]
         self._states = dict(state["scorers"])
         self._scorers = {v: Remembering(self._load(s)) for v, s in self._states.items()}
@@ -233,6 +246,9 @@ class FeedbackLoop:
         self.asking.restore(state)
         self.payer.restore(state)
         self.watch.restore(state.get("watch", {}))
+        self._ended.clear()
+        self._ended.append(step)
+        self._made.clear()
         if self._trainer is not None:
             self._trainer.restore(state["trainer"])
         self.skip(published)

@@ -38,11 +38,12 @@ from rlaif_ray.scorebook import Score, scores_of
 from rlaif_ray.scoring import Remembering, beliefs_of
 from rlaif_ray.tally import Tally
 from rlaif_ray.types import Array, EpisodeBatch, Fragment, RewardModelReport, Rollout, Scale
+from rlaif_ray.watch import Audited
 
-__all__ = ["Known", "Payer"]
+__all__ = ["FORGET_AFTER", "Known", "Payer"]
 
 # An open episode not seen for so many iterations went with its runner.
-_FORGET_AFTER = 100
+FORGET_AFTER = 100
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Known:
     fresh: int  # version that came since the last iteration's end; 0: none
     report: RewardModelReport | None  # on the version in service
     iteration: int
+    made: Mapping[int, int]  # version of the policy -> environment steps of the run when it was made
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Payer:
         self.lateness = Lateness()
         self.held: list[Held] = []  # late parts, in the order in which their episodes ended
         self.scored: list[Score] = []  # of episodes asked about, until somebody takes them
-        self._promises: dict[int, float] = {}  # ended episode with a question out -> its version's belief
+        # Ended episode with a question out -> steps when its policy was made, its version's belief.
+        self._promises: dict[int, tuple[int, float]] = {}
         self.pins: dict[int, tuple[float, int, int]] = {}  # running episode -> weight, version, iteration last seen
 
     # ------------------------------------------------------------------------------------------ pay
@@ -157,18 +160,24 @@ class Payer:
 
     def _promise(self, ended: _Pinned, known: Known) -> None:
         """Note what is believed of episodes asked about, by versions that can't have learned their verdicts."""
-        for i, version, belief in zip(
-            ended.episodes.episode_id.tolist(), ended.version.tolist(), ended.final.tolist(), strict=True
+        oldest = min(known.made.values())  # stands for those that are no longer known
+        episodes = ended.episodes
+        for i, policy, version, belief in zip(
+            episodes.episode_id.tolist(),
+            episodes.policy_version.tolist(),
+            ended.version.tolist(),
+            ended.final.tolist(),
+            strict=True,
         ):
             answered = i in known.verdicts
             if version and (i in known.awaited or (answered and version != known.fresh)):
-                self._promises[i] = belief
+                self._promises[i] = known.made.get(policy, oldest), belief
 
-    def promised(self, verdicts: Mapping[int, float], awaited: Collection[int]) -> list[tuple[float, float]]:
-        """(belief, verdict) of episodes whose verdicts have come; forgets those whose verdicts can't come any more."""
-        pairs = [(self._promises.pop(i), verdict) for i, verdict in verdicts.items() if i in self._promises]
-        self._promises = {i: belief for i, belief in self._promises.items() if i in awaited}
-        return pairs
+    def promised(self, verdicts: Mapping[int, float], awaited: Collection[int]) -> list[Audited]:
+        """Episodes whose verdicts have come; forgets those whose verdicts can't come any more."""
+        found = [Audited(*self._promises.pop(i), verdict) for i, verdict in verdicts.items() if i in self._promises]
+        self._promises = {i: promise for i, promise in self._promises.items() if i in awaited}
+        return found
 
     def _late(self, ended: _Pinned, known: Known) -> Array:
         """(E,) bool: a verdict is under way that would change what the episode is learned from on. Where it was waited
@@ -265,7 +274,7 @@ class Payer:
 
     def end_iteration(self, iteration: int, dropped_steps: int) -> None:
         """Forget what nobody will ask for again."""
-        self.pins = {i: pin for i, pin in self.pins.items() if pin[2] >= iteration - _FORGET_AFTER}
+        self.pins = {i: pin for i, pin in self.pins.items() if pin[2] >= iteration - FORGET_AFTER}
         self.lateness.dropped_steps += dropped_steps
 
     def state(self) -> dict[str, Any]:

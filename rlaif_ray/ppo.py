@@ -351,7 +351,7 @@ class FeedbackPPO(PPO):  # type: ignore[misc]
         self._rng.bit_generator.state = ours["rng"]
         self._lost_steps = ours["lost_steps"]
         self.env_runner_group.foreach_env_runner(GiveBack(ours["runners"]))
-        self.loop.restore(ours["loop"], self._stored_labels(), self._numbering.reward_model)
+        self.loop.restore(ours["loop"], self._stored_labels(), self._numbering.reward_model, self._steps)
         self.loop.learn_from(earlier_labels(self.rlaif), EARLIER)
 
     def take_up_labels(self) -> None:

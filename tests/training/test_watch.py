@@ -17,14 +17,14 @@ from rlaif_ray.errors import ConfigError
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.networks import load_policy
 from rlaif_ray.ppo import FeedbackPPO
-from rlaif_ray.watch import ALARM, BETS, TOLERANCE, WINDOW, Watch
+from rlaif_ray.watch import ALARM, BETS, MARGIN, TOLERANCE, WINDOW, Audited, Watch, onset
 
 # ------------------------------------------------------------------------------------------------ the statistics
 
 
-def audits(rng, belief, approved):
+def audits(rng, belief, approved, step=0):
     """One episode: what is believed of it, and whether the judge approves."""
-    return [(belief, float(rng.random() < approved))]
+    return [Audited(step, belief, float(rng.random() < approved))]
 
 
 def delays(gap, runs=200, most=400, before=0):
@@ -32,7 +32,7 @@ def delays(gap, runs=200, most=400, before=0):
     found = []
     for seed in range(runs):
         rng, watch = np.random.default_rng(seed), Watch(WatchConfig())
-        watch.take([(0.97, float(rng.random() < 0.97)) for _ in range(before)], 0)
+        watch.take([one for _ in range(before) for one in audits(rng, 0.97, 0.97)], 0)
         assert not watch.alarms
         taken = (n for n in range(1, most + 1) if watch.take(audits(rng, 1.0, 1.0 - gap), n))
         found.append(next(taken, math.inf))
@@ -41,7 +41,7 @@ def delays(gap, runs=200, most=400, before=0):
 
 def test_evidence_by_hand():
     watch = Watch(WatchConfig())
-    watch.take([(1.0, 0.0), (0.4, 1.0)], 7)
+    watch.take([Audited(5, 1.0, 0.0), Audited(6, 0.4, 1.0)], 7)
     first, second = 1 + BETS * (1.0 - TOLERANCE), 1 + BETS * (-0.6 - TOLERANCE)
     assert watch.evidence == pytest.approx(float(((first + 1) * second).mean()))
     assert watch.figures() == pytest.approx(
@@ -62,7 +62,7 @@ def test_promises_kept_or_broken_by_no_more_than_the_tolerance_raise_few_alarms(
         for i, gap in enumerate((0.0, 0.05, TOLERANCE)):
             watch = Watch(WatchConfig())
             approved = rng.random(100) < np.clip(belief - gap, 0, 1)
-            watch.take(list(zip(belief, approved.astype(float), strict=True)), 0)
+            watch.take([Audited(0, *both) for both in zip(belief, approved.astype(float), strict=True)], 0)
             alarms[i] += len(watch.alarms) > 0
     assert alarms[0] == 0
     assert alarms[1] <= 4
@@ -75,32 +75,85 @@ def test_a_gap_is_seen_the_sooner_the_wider_it_is(gap, typical):
     assert np.median(delays(gap, before=200)) <= typical  # a long good time before doesn't count in its favour
 
 
-def test_an_alarm_says_since_when_and_what_was_before():
+def test_an_onset_by_hand():
+    """log e of the middle bet is 0.34 for a gap of 1 and -0.05 for one of 0: a margin of 5 is 35 kept promises."""
+    kept, broken = np.zeros(100), np.ones(10)
+    gap = np.concatenate([kept, broken])
+    assert onset(gap, 1.0) == 100
+    small = -np.log1p(-BETS[1] * TOLERANCE)
+    assert onset(gap, MARGIN) == 100 - int(np.log(MARGIN) / small)
+    assert onset(np.concatenate([broken, kept, broken]), 1.0) == 110
+    assert onset(broken, MARGIN) == 0
+    assert onset(kept, 1.0) == 99  # of nothing suspicious, the newest
+
+
+def test_an_onset_moves_forward_only():
+    gap = np.random.default_rng(2).uniform(-0.7, 0.7, 300)
+    found = [onset(gap[:n], MARGIN) for n in range(1, 301)]
+    assert found == sorted(found)
+    assert found[-1] > 200
+
+
+def test_an_alarm_says_since_when_it_was_acted_and_what_was_before():
     rng, watch = np.random.default_rng(3), Watch(WatchConfig())
+    late = 50
     for step in range(100):
-        watch.take(audits(rng, 0.9, 0.9), step)
-    alarm = next(a for a in (watch.take(audits(rng, 0.95, 0.2), step) for step in range(100, 200)) if a)
-    assert 90 <= alarm.since <= 110
-    assert alarm.step - alarm.since <= 40
-    assert alarm.belief == pytest.approx(0.95, abs=0.02)
-    assert alarm.verdict < 0.5
+        watch.take(audits(rng, 0.9, 0.9, step), step + late)
+    alarm = next(a for a in (watch.take(audits(rng, 0.95, 0.2, step), step + late) for step in range(100, 200)) if a)
+    assert 70 <= alarm.since <= 100  # not 150, when the first verdict of it came
+    assert alarm.step - alarm.since >= late
+    assert alarm.audited == alarm.step - late - alarm.since + 1
+    assert alarm.belief > 0.9
+    assert alarm.verdict < 0.75
     assert (alarm.belief_before, alarm.verdict_before) == pytest.approx((0.9, 0.9), abs=0.1)
     assert "has promised 9" in str(alarm)
     assert watch.evidence == 0  # the next one needs evidence of its own
 
 
+def test_verdicts_that_overtake_each_other_are_put_in_the_order_of_what_they_are_about():
+    kept, broken = [
+        [Audited(step, 1.0, value) for step in steps] for value, steps in ((1.0, range(60)), (0.0, [60] * 20))
+    ]
+    in_turn, mixed = Watch(WatchConfig(action="rollback")), Watch(WatchConfig(action="rollback"))
+    in_turn.take(kept + broken[:8], 0)
+    mixed.take(kept[:50] + broken[:8] + kept[50:], 0)
+    assert in_turn.onset == mixed.onset < 60
+    assert not in_turn.alarms + mixed.alarms
+
+
+def test_only_a_run_that_may_go_back_has_a_checkpoint_kept():
+    for action, want in (("rollback", 9), ("report", None), ("stop", None)):
+        watch = Watch(WatchConfig(action=action))
+        assert watch.onset == (None if want is None else 0)  # nothing was heard: anything may be
+        watch.take([Audited(9, 1.0, 1.0)], 12)
+        assert watch.onset == want
+
+
 def test_state_comes_back():
     rng, watch = np.random.default_rng(0), Watch(WatchConfig(action="stop"))
-    watch.take([pair for _ in range(WINDOW) for pair in audits(rng, 0.9, 0.6)], 5)
+    watch.take([one for _ in range(WINDOW) for one in audits(rng, 0.9, 0.6, 4)], 5)
     other = Watch(WatchConfig(action="stop"))
     other.restore(copy.deepcopy(watch.state()))
-    later = [pair for _ in range(60) for pair in audits(rng, 0.9, 0.2)]
+    later = [one for _ in range(60) for one in audits(rng, 0.9, 0.2, 6)]
     assert str(watch.take(later, 9)) == str(other.take(later, 9)) != "None"
     assert str(other.summary()) == str(watch.summary())
     assert other.stopped
     older = Watch(WatchConfig())
     older.restore({})
     assert older.figures()["audited"] == 0
+
+
+def test_a_state_that_does_not_say_when_an_episode_was_acted_is_gone_on_from():
+    rng, watch = np.random.default_rng(1), Watch(WatchConfig())
+    watch.take([one for _ in range(60) for one in audits(rng, 0.9, 0.3, 4)][:15], 5)
+    state = {name: value for name, value in watch.state().items() if name != "_heard"}
+    sums = {"_before": np.array([3.0, 2.7, 3.0]), "_since": np.array([12.0, 10.8, 4.0])}
+    older = Watch(WatchConfig())
+    older.restore(state | sums | {"_excursion": 3.0, "_began": 4})
+    later = [one for _ in range(60) for one in audits(rng, 0.9, 0.1, 6)]
+    assert str(older.take(later, 9)) == str(watch.take(later, 9)) != "None"
+    assert older.alarms[0].since == 4
+    assert older.state().keys() == watch.state().keys()
 
 
 # ------------------------------------------------------------------------------------------------ in the loop
@@ -117,8 +170,39 @@ def test_belief_and_verdict_of_the_same_episode_meet_whenever_the_verdict_comes(
         for step in range(6):
             turn(loop, [sample(12)], step)
         assert len(seen) == 7 * (6 - delay)
-        assert {(round(belief, 3), value) for belief, value in seen} == {(0.15, 1.0), (0.2, 1.0)}
+        assert {(round(one.belief, 3), one.verdict) for one in seen} == {(0.15, 1.0), (0.2, 1.0)}
         assert callable(take)
+
+
+@pytest.mark.parametrize(("runners", "overlap", "behind"), [(0, True, 1), (2, False, 1), (2, True, 2)])
+def test_an_audited_episode_says_when_the_policy_was_made_that_began_it(runners, overlap, behind):
+    """Iteration n samples 10 steps, up to 10 n, by the policy of the end of the one before, or of the one before that;
+    an episode of two fragments was begun one iteration earlier. Its verdict comes two later."""
+    keys = {"resources.env_runners": runners, "resources.overlap": overlap}
+    loop = loop_of(Pool(lambda e: verdict(e.episode_id, 1.0), delay=2), Trainer([published(1)]), **keys)
+    heard = {}
+    loop.watch.take = lambda audited, step: heard.setdefault(step, [one.step for one in audited])
+    sample = runner((6,))
+    for n in range(1, 10):
+        turn(loop, [sample(3, max(0, n - behind))], 10 * n)  # the version's number: updates
+    ended = {n: 10 * max(0, n - 1 - behind) for n in (2, 4, 6)}
+    assert {step: acted for step, acted in heard.items() if acted} == {10 * (n + 2): [at] for n, at in ended.items()}
+
+
+def test_after_going_back_policies_are_of_the_steps_gone_back_to():
+    loop = loop_of(Pool(lambda e: verdict(e.episode_id, 1.0), delay=1), Trainer([published(1)]))
+    state = loop.state()
+    heard = []
+    loop.watch.take = lambda audited, step: heard.extend(one.step for one in audited)
+    sample = runner((3,))
+    for n in (1, 2):
+        turn(loop, [sample(3, n)], 10 * n)
+    loop.restore(state, step=50)
+    loop.learn_to_judge()
+    loop._adopt([published(2)])
+    for n in (3, 4):
+        turn(loop, [sample(3, n)], 50 + 10 * (n - 2))
+    assert heard[-1] == 50
 
 
 def test_what_a_version_may_have_learned_from_is_no_audit_of_it():
@@ -163,20 +247,24 @@ def same(network, other):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name].cpu(), theirs[name]) for name in ours)
 
 
+def broken_promises(algorithm):
+    """What was audited is made out to have been promised and refused."""
+    return [Audited(algorithm.steps, 1.0, 0.0)] * 20
+
+
 @pytest.fixture
 def gamed(monkeypatch, ray_session, tmp_path):
-    """Runs in which, from the sixth iteration on, what was audited is made out to have been promised and refused."""
+    """Runs whose watch hears something made up from the ``first`` iteration named on, so many times."""
 
-    def run(action, times=1):
+    def run(action, times=1, hear=broken_promises, first=6, **changes):
         left, restored = [times], []
         step, load = FeedbackPPO.step, FeedbackPPO.load_checkpoint
 
         def stepping(self):
             row = step(self)
-            if self.iteration >= 5 and left[0]:
+            if self.iteration + 1 >= first and left[0]:
                 left[0] -= 1
-                for _ in range(20):
-                    self.loop.watch.take([(1.0, 0.0)], self.steps)
+                self.loop.watch.take(hear(self), self.steps)
             return row
 
         def loading(self, folder):
@@ -187,7 +275,7 @@ def gamed(monkeypatch, ray_session, tmp_path):
         monkeypatch.setattr(FeedbackPPO, "step", stepping)
         monkeypatch.setattr(FeedbackPPO, "load_checkpoint", loading)
         rows = []
-        config = load_config({}, GAMED | {"run.dir": str(tmp_path), "watch.action": action})
+        config = load_config({}, GAMED | {"run.dir": str(tmp_path), "watch.action": action} | changes)
         return experiment.train(config, monitor=rows.append), rows, restored
 
     return run
