@@ -6,14 +6,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from rlaif_ray.config import Config, dump_config, load_config
 from rlaif_ray.errors import CheckpointError, ConfigError
 
-__all__ = ["check_checkpoint", "checkpoint_config", "drop_after", "newest_up_to", "prune", "seal", "write_checkpoint"]
+__all__ = [
+    "around",
+    "check_checkpoint",
+    "checkpoint_config",
+    "drop_after",
+    "newest_up_to",
+    "prune",
+    "seal",
+    "write_checkpoint",
+]
 
 MANIFEST = "manifest.json"
 KIND = "rlaif_ray checkpoint"
@@ -114,14 +123,27 @@ def checkpoint_config(path: Path) -> Config:
         raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from None
 
 
-def prune(folder: Path, prefix: str, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints called ``prefix...``; never the one ``last`` points at."""
+def prune(folder: Path, prefix: str, keep: int, onset: int | None = None) -> None:
+    """Remove all but the newest ``keep`` checkpoints called ``prefix...``; never the one ``last`` points at, nor, with
+    ``onset``, the two ``around`` it."""
     last = (folder / LAST).resolve()
     others = (p for p in folder.glob(f"{prefix}*") if p.is_dir() and not p.is_symlink() and p.resolve() != last)
     found = sorted(others, key=lambda p: (len(p.name), p.name))  # by their number, however many digits it has
     beside = keep - 1 if last.name.startswith(prefix) else keep
+    steps = {} if onset is None else {path: at for at, path in _by_steps(folder)}
+    wanted = set() if onset is None else around(steps.values(), onset)
     for path in found[: max(0, len(found) - beside)]:
-        shutil.rmtree(path)
+        if steps.get(path) not in wanted:
+            shutil.rmtree(path)
+
+
+def around(steps: Collection[int], onset: int) -> set[int]:
+    """Of checkpoints by their environment steps: the newest up to ``onset``, to go back to, and the first after it.
+    Steps that only grow come to pass that one, which then takes the other's place: were none but the newest kept beside
+    it, all that come between would have been removed before they count as good."""
+    good = [at for at in steps if at <= onset]
+    later = [at for at in steps if at > onset]
+    return {*([max(good)] if good else []), *([min(later)] if later else [])}
 
 
 def _digest(manifest: dict[str, Any]) -> str:

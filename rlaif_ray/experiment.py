@@ -276,7 +276,7 @@ class _Run:
         return watch
 
     def _go_back_if_gamed(self) -> None:
-        """To the last checkpoint before the reward model's promises were broken, policy and reward model together; the
+        """To the last checkpoint up to the estimated onset of broken promises, policy and reward model together; the
         verdicts since then stay paid for and are learned from. Where there is none, the run ends."""
         until = self.watch.to_go_back_to
         if until is None:
@@ -296,7 +296,7 @@ class _Run:
     def _checkpoint(self, name: str) -> None:
         facts = self.course.facts()
         write_checkpoint(self.path / "checkpoints", name, self.config, self.algorithm.save_checkpoint, facts)
-        prune(self.path / "checkpoints", "step-", self.config.run.keep_checkpoints)
+        prune(self.path / "checkpoints", "step-", self.config.run.keep_checkpoints, self.watch.onset)
         self.saved_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------ the end

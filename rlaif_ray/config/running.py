@@ -34,7 +34,7 @@ class RunConfig(Section):
     checkpoint_every_s: PositiveFloat = 120.0
     """Seconds between checkpoints; one is always written at a phase's end, at the end and on Ctrl-C."""
     keep_checkpoints: PositiveInt = 2
-    """Periodic checkpoints kept; phase ends are always kept."""
+    """Periodic checkpoints kept; phase ends are always kept, and with `watch.action: rollback` two to go back to."""
     evaluate_episodes: NonNegativeInt = 2_000
     """Episodes of each final evaluation; 0: none."""
     evaluate_every_steps: NonNegativeInt = 0

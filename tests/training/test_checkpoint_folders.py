@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from rlaif_ray.checkpoints import check_checkpoint, checkpoint_config, prune, write_checkpoint
+from rlaif_ray.checkpoints import around, check_checkpoint, checkpoint_config, newest_up_to, prune, write_checkpoint
 from rlaif_ray.config import load_config
 from rlaif_ray.errors import CheckpointError
 
@@ -192,3 +192,24 @@ def test_prune_counts_by_number_beyond_nine_digits(folder):
 
 def test_prune_of_a_folder_that_is_not_there_is_nothing(tmp_path):
     prune(tmp_path / "nowhere", "step-", 1)
+
+
+def test_prune_keeps_one_to_go_back_to_however_far_the_onset_lies_back(folder):
+    """Steps and the onset grow, the onset far behind: the newest two, one that is good, and the next to be."""
+    good = []
+    for steps in range(1, 41):
+        write(folder, f"step-{steps:09d}", steps=steps)
+        onset = steps - 7
+        prune(folder, "step-", 2, onset)
+        assert len(names(folder)) <= 4
+        good.append(onset - check_checkpoint(newest_up_to(folder, onset))[1]["steps"] if onset > 0 else 0)
+    assert max(good) <= 7  # the good one is never more than as long again before the onset
+    assert {f"step-{steps:09d}" for steps in (39, 40)} < set(names(folder))
+
+
+def test_what_is_around_an_onset():
+    assert around([10, 20, 30, 40], 25) == {20, 30}
+    assert around([10, 20, 30, 40], 30) == {30, 40}
+    assert around([10, 20], 5) == {10}
+    assert around([10, 20], 20) == {20}
+    assert around([], 20) == set()

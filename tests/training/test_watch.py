@@ -12,10 +12,11 @@ from test_paying import TINY
 
 from rlaif_ray import experiment
 from rlaif_ray.checkpoints import check_checkpoint, newest_up_to
-from rlaif_ray.config import WatchConfig, load_config
+from rlaif_ray.config import RunConfig, WatchConfig, load_config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.loop import FeedbackLoop
 from rlaif_ray.networks import load_policy
+from rlaif_ray.paying import Payer
 from rlaif_ray.ppo import FeedbackPPO
 from rlaif_ray.watch import ALARM, BETS, MARGIN, TOLERANCE, WINDOW, Audited, Watch, onset
 
@@ -307,3 +308,23 @@ def test_a_run_goes_back_to_before_the_gap_and_on_from_there_and_is_not_led_back
     assert check_checkpoint(checkpoints / "last")[1]["steps"] == done.summary["steps"]
     assert newest_up_to(checkpoints, done.summary["steps"] - 1) is not None
     assert newest_up_to(checkpoints, -1) is None
+
+
+def test_with_the_usual_number_of_checkpoints_there_is_one_to_go_back_to_however_late_the_verdicts(gamed, monkeypatch):
+    """The policy of the third iteration's end is gamed, which is heard of five iterations later."""
+    batch, usual = TINY["ppo.train_batch_size"], {"run.keep_checkpoints": RunConfig().keep_checkpoints}
+    opened, late = 3 * batch, 5 * batch
+    monkeypatch.setattr(Payer, "promised", lambda *_: [])  # nothing is heard but what is made up
+
+    def hear(algorithm):
+        acted = algorithm.steps - late
+        one = Audited(acted, 1.0, 0.0) if acted >= opened else Audited(acted, 0.0, 1.0)
+        return [one] * 12 if acted >= 0 else []
+
+    done, _, restored = gamed("rollback", times=9, hear=hear, first=1, **usual)
+    (alarm,) = done.summary["watch"]["raised"]
+    assert alarm["since"] <= opened <= alarm["step"] - late
+    ((kept, led_back),) = restored
+    assert 0 < kept <= alarm["since"]
+    assert led_back
+    assert done.summary["status"] == "done"
