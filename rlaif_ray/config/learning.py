@@ -183,5 +183,5 @@ class WatchConfig(Section):
     """Whether the reward model goes on promising what the judge gives, on episodes asked about at random."""
 
     action: Literal["report", "stop", "rollback"] = "report"
-    """On an alarm: say so in the report; `stop` the run there; or go back to the last checkpoint before the gap opened
-    (`rollback`, at most twice), with what the judge has said since."""
+    """On an alarm: say so in the report; `stop` the run there; or go back to the last checkpoint from before the gap
+    seems to have opened (`rollback`, at most twice), with what the judge has said since."""
