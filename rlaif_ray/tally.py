@@ -92,6 +92,7 @@ class Tally:
             "drift_alarm": float(report.drift_alarm) if report else 0.0,
             "calibration_error": report.extra.get("calibration_error", math.nan) if report else math.nan,
             "train_n": float(report.train_n) if report else 0.0,
+            "unused_n": report.extra.get("unused_n", 0.0) if report else 0.0,  # pairs neither trained on nor held out
             "gate_open": float(version > 0),
             "score_mean": _mean(self.proxies),
         }

@@ -164,7 +164,8 @@ def _model(row: Mapping[str, Any]) -> str:
         return "none yet"
     gate = "gate open" if row.get("rm/gate_open") else "gate shut"
     held = f"{percent(row, 'rm/heldout_accuracy')} of {count(number(row, 'rm/heldout_n'))} held-out labels"
-    return f"version {count(version)}, {held}, {gate}"
+    unused = f"{count(number(row, 'rm/unused_n'))} unused, " if number(row, "rm/unused_n") > 0 else ""
+    return f"version {count(version)}, {held}, {unused}{gate}"
 
 
 def _left(row: Mapping[str, Any]) -> str:

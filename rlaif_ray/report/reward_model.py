@@ -92,6 +92,10 @@ def _statements(model: Mapping[str, Any], newest: PeriodAccuracy) -> list[str]:
             f"Expected calibration error: {decimal(error, 3)} ({decimal(low, 3)} to {decimal(high, 3)}), each label "
             "graded by a temperature that doesn't know it."
         )
+    if (unused := number(model, "unused_n")) > 0:
+        said.append(
+            f"{count(unused)} pairs were neither learned from nor held out: they share an episode with held-out ones."
+        )
     return [*said, *_alarms(model)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.reward_model import losses
+from rlaif_ray.reward_model.apart import apart
 from rlaif_ray.reward_model.calibration import folds_of
 from rlaif_ray.reward_model.fitting import TrainingSet, fit_net
 from rlaif_ray.reward_model.labelled import Labelled, final_beliefs, targets
@@ -80,11 +81,12 @@ def training_set(
 
 
 def _parts(config: RewardModelConfig, train: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """Labels to learn from, and those that say when to stop: none where there are too few of either class."""
+    """Labels to learn from, and those that say when to stop, none where there are too few of either class; of pairs no
+    episode is in both."""
     if config.early_stop == "training":
         return list(train), []
-    asked = [one for one in train if one.chosen_for("validation", VALIDATION_SHARE)]
-    learned = [one for one in train if not one.chosen_for("validation", VALIDATION_SHARE)]
+    side = apart([one.key for one in train], "validation", [VALIDATION_SHARE] * len(train))
+    learned, asked = ([one for one, s in zip(train, side, strict=True) if s is which] for which in (False, True))
     both = all(len({one.value > 0.5 for one in part}) == 2 for part in (learned, asked))
     return (learned, asked) if both and len(asked) >= FEWEST_TO_VALIDATE else (list(train), [])
 

@@ -1,9 +1,10 @@
 """Labelled episodes as the reward model keeps them: one for each distinct content, the copies' verdicts averaged.
 
-Some are held out: never learned from, a model is graded on them. They must be like all episodes that end, whatever was
-preferred in asking. So where a source of labels has some that were drawn for what is known of them (``targeted``), only
-its ``audit`` labels can be held out, and more of those, so that of all its labels the share held out is the same. How
-many more is known beforehand of labels that are being asked for, so that what was held out once stays so as they come.
+Some are held out: never learned from, a model is graded on them, and no episode of theirs is seen in what is learned
+from (``apart``). They must be like all episodes that end, whatever was preferred in asking. So where a source of labels
+has some that were drawn for what is known of them (``targeted``), only its ``audit`` labels can be held out, and more
+of those, so that of all its labels the share held out is the same. How many more is known beforehand of labels that are
+being asked for, so that what was held out once stays so as they come.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlaif_ray.errors import ShapeError
+from rlaif_ray.reward_model.apart import apart, is_chosen, mark
 from rlaif_ray.reward_model.losses import mean_belief, scale_of
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
@@ -35,6 +37,8 @@ __all__ = [
     "versions",
 ]
 
+HELD_OUT = "held out"  # the purpose of their draw
+
 
 @dataclass
 class Labelled:
@@ -47,15 +51,12 @@ class Labelled:
     weight: float
     policy_version: int  # the newest that made it: it is on-policy for that one too
     draws: dict[str, set[Draw]]  # by source of labels: how it was chosen there
-    held_out: bool = False  # as of the last ``Labels.in_order``
+    held_out: bool | None = False  # as of the last ``Labels.in_order``; None: nor is it learned from
     digests: tuple[Bags, ...] = ()  # made at the first fit that needs them
 
     @property
     def value(self) -> float:
         return sum(self.values) / len(self.values)
-
-    def chosen_for(self, purpose: str, share: float) -> bool:
-        return is_chosen(self.key, purpose, share)
 
 
 def observation_key(obs: Array) -> str:
@@ -66,20 +67,10 @@ def observation_key(obs: Array) -> str:
     return digest.hexdigest()[:32]
 
 
-def mark(key: str) -> str:
-    """A label's short name, by which a model remembers what it learned from."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def is_chosen(key: str, purpose: str, share: float) -> bool:
-    """Whether a label is one of a share: set by its content, the same in every run and after a restart."""
-    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
-
-
 def is_held_out(key: str, share: float) -> bool:
-    """Whether a label that may be held out is: a share of every period's, whatever policy they come from."""
-    return is_chosen(key, "held out", share)
+    """Whether a label on one episode that may be held out is: a share of every period's, whatever policy they come
+    from."""
+    return is_chosen(key, HELD_OUT, share)
 
 
 class Labels:
@@ -103,10 +94,17 @@ class Labels:
         share = {
             source: self._share(source) for source in {source for one in self._by_key.values() for source in one.draws}
         }
-        for one in self._by_key.values():
-            chances = [share[source] for source in one.draws if self._alike(one, source)]
-            one.held_out = is_held_out(one.key, max(chances, default=0.0))
-        return [self._by_key[key] for key in sorted(self._by_key)]
+        labels = [self._by_key[key] for key in sorted(self._by_key)]
+        chances = [[share[source] for source in one.draws if self._alike(one, source)] for one in labels]
+        held = apart([one.key for one in labels], HELD_OUT, [max(of, default=0.0) for of in chances], self.holdout)
+        for one, is_held in zip(labels, held, strict=True):
+            one.held_out = is_held
+        return labels
+
+    @property
+    def unused(self) -> int:
+        """Pairs that are neither held out nor learned from, as of the last ``in_order``."""
+        return sum(one.held_out is None for one in self._by_key.values())
 
     def stands_for_all(self, one: Labelled) -> bool:
         """Whether some draw that treats all episodes alike asked about it: only then may a model be graded on it."""

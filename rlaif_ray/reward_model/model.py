@@ -17,6 +17,7 @@ from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.products import one_thread
 from rlaif_ray.reward_model import losses
+from rlaif_ray.reward_model.apart import Marks
 from rlaif_ray.reward_model.nets import SequenceNet, make_net
 from rlaif_ray.types import Array, EpisodeBatch, Scale, Scores
 
@@ -45,16 +46,32 @@ class RewardModel:
         self.config, self.members = config, tuple(net.eval() for net in members)
         self.version, self.temperature = version, temperature
         self.scale = scale or Scale()
-        # Marks of the labels (``labelled.mark``) that it learned from, and of those that its temperature was set by;
-        # empty where nobody wrote them down.
-        self.trained_on: frozenset[str] = frozenset()
-        self.calibrated_on: frozenset[str] = frozenset()
+        self.trained_on = self.calibrated_on = frozenset()
 
     @classmethod
     def create(cls, config: RewardModelConfig, obs_shape: Sequence[int], seed: int) -> RewardModel:
         """Untrained, version 0. Raises ShapeError for observations that are neither (D,) nor (H, W, C)."""
         seeds = np.random.SeedSequence(seed).generate_state(config.ensemble)
         return cls(config, [make_net(config, tuple(obs_shape), int(s)) for s in seeds])
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Marks (``apart.mark``) of the labels that it learned from; empty where nobody wrote them down. A label is in
+        it that shares an episode with one of them."""
+        return self._trained_on
+
+    @trained_on.setter
+    def trained_on(self, marks: frozenset[str]) -> None:
+        self._trained_on = Marks(marks)
+
+    @property
+    def calibrated_on(self) -> frozenset[str]:
+        """Likewise of those that its temperature was set by."""
+        return self._calibrated_on
+
+    @calibrated_on.setter
+    def calibrated_on(self, marks: frozenset[str]) -> None:
+        self._calibrated_on = Marks(marks)
 
     @property
     def obs_shape(self) -> tuple[int, ...]:

@@ -370,6 +370,12 @@ def test_a_row_without_figures_shows_dashes() -> None:
     assert "nan" not in plain_line({"steps": math.nan, "feedback/labels": 0}, math.nan)
 
 
+def test_pairs_that_are_unused_are_told_while_a_run_goes_on() -> None:
+    row = {"feedback/labels": 90, "rm/version": 2, "rm/heldout_accuracy": 0.9, "rm/heldout_n": 20, "rm/gate_open": 1.0}
+    assert "90.0 % of 20 held-out labels, 12 unused, gate open" in plain_line(row | {"rm/unused_n": 12.0}, 1.0)
+    assert "unused" not in plain_line(row | {"rm/unused_n": 0.0}, 1.0)
+
+
 def test_outside_a_terminal_there_is_one_plain_line_each_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     view = LiveView("made-up", Console(force_terminal=False, width=80), clock)

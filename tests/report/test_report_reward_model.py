@@ -49,6 +49,18 @@ def test_rare_harm_is_not_measurable_and_the_bound_is_the_rule_of_three(tmp_path
     assert section.rows[0][4].startswith("96.4 (")
 
 
+def test_pairs_that_are_on_neither_side_are_told(tmp_path: Path) -> None:
+    record = recorded(tmp_path / "run", EARLY, RARE)
+    told = "12 pairs were neither learned from nor held out"
+    section = reward_model_section(record)
+    assert section is not None
+    assert told not in " ".join(section.statements)
+    record.summary["reward_model"]["unused_n"] = 12.0
+    section = reward_model_section(record)
+    assert section is not None
+    assert told in " ".join(section.statements)
+
+
 def test_common_harm_is_measured_and_an_alarm_is_loud(tmp_path: Path) -> None:
     record = recorded(tmp_path / "run", EARLY, COMMON, alarm=True)
     section = reward_model_section(record)
