@@ -115,7 +115,8 @@ class Asking:
         if self.config.feedback.late == "defer" and too_many >= 1:
             self.pool.turn_away(int(too_many))
         expected = min(expected, of_each * limit)
-        self._put(self._choose(self._rng, candidates, expected, self.config.feedback), candidates, rollouts, where, now)
+        drawn = self._choose(self._rng, candidates, expected, self.config.feedback, of_each)
+        self._put(drawn, candidates, rollouts, where, now)
         now.tally.turned_away += self.pool.turned_away - before
         now.lateness.turned_away += self.pool.turned_away - before
 
@@ -170,8 +171,8 @@ class Asking:
         """Of each question, its first episode's probability of being in one, and how it was drawn.
 
         They come in random order. So where the pool has room for r of k only, the first r are a random part of what was
-        drawn, and each had r / k of its chance; the rest is offered for what the store may know of it. Of an odd number
-        drawn for pairs, a random one is left over.
+        drawn, and each had r / k of its chance; the rest is offered for what the store may know of it. A pair is audit
+        where both of its episodes are. Of an odd number drawn for pairs, a random one is left over.
         """
         in_a_pair = len(units) * 2 / len(drawn) if self._compares else 1.0
         scale = in_a_pair * min(1.0, room / len(units)) if room else in_a_pair

@@ -14,8 +14,8 @@ __all__ = ["paired"]
 def paired(episodes: Sequence[Episode], audit: Array, rng: np.random.Generator) -> list[Units]:
     """Two by two, as the generator draws them, in random order; a random one may be left over.
 
-    Those that (E,) ``audit`` says were drawn from all alike meet each other, but for at most one of them: a pair is
-    audit where both are, and few would be if they were scattered.
+    Those that (E,) ``audit`` says were drawn from all alike meet each other, but for one of them where their number is
+    odd: a pair is audit where both are, and few would be if they were scattered.
     """
     order = rng.permutation(len(episodes))
     order = order[: len(order) // 2 * 2]

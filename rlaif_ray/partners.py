@@ -74,5 +74,5 @@ class Scorer(Protocol):
     def score(self, batch: EpisodeBatch) -> Scores: ...
 
 
-# (generator, finished episodes, how many are expected, `feedback`) -> those that are asked about
-Chooser = Callable[[np.random.Generator, Candidates, float, FeedbackConfig], Drawn]
+# (generator, finished episodes, how many are expected, `feedback`, how many a question is about) -> those to ask about
+Chooser = Callable[[np.random.Generator, Candidates, float, FeedbackConfig, int], Drawn]

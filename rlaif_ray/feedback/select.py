@@ -9,9 +9,20 @@ questions among E episodes, a share a of audit and a size s_e of what an episode
 One systematic draw over the episodes in random order (Madow 1949) has these marginals exactly and n episodes exactly
 (rounded up or down at random where n is no whole number). An episode that it draws belongs to the audit with
 probability (a n / E) / pi_e: the audit is a sample in which every episode has the same chance, the rest follows s.
+
+Questions about two episodes are drawn as such, m of them, or two audit episodes would hardly ever meet. K of the pairs
+are the audit, a m on average: A, 2 K episodes, any as likely as any other. T, n = 2 m episodes by a systematic draw
+with probabilities t_e that follow s, knows nothing of A; of T without A a random 2 m - 2 K are asked about besides::
+
+    pi_e = a n / E  +  (1 - a) t_e,        t_e = min(1, lambda s_e),        sum of t_e = n
+
+Which of T are taken depends on how many are in A, not on who: each that is drawn for T is asked about for it with the
+same probability, which is (2 m - 2 K) / n since so many are.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -24,12 +35,15 @@ __all__ = ["choose", "inclusion_probabilities", "sizes", "strata", "systematic"]
 BELIEF_BINS = 4
 
 
-def choose(rng: np.random.Generator, candidates: Candidates, expected: float, feedback: FeedbackConfig) -> Drawn:
+def choose(
+    rng: np.random.Generator, candidates: Candidates, expected: float, feedback: FeedbackConfig, of_each: int = 1
+) -> Drawn:
     """Draw so many of the candidates as ``feedback.select`` says, without replacement; all where there are no more.
 
     ``expected`` is kept exactly where it is a whole number; else one draw settles the fractional part, so that a small
     share of a few episodes is neither always none nor always one. Where the mode needs a reward model and there is none
-    yet, all have the same probability, and the audit its share of them. Raises ValueError: ``expected`` is below 0.
+    yet, all have the same probability, and the audit its share of them. ``of_each``: episodes in a question; of 2 an
+    even number is drawn and an even number of those is audit. Raises ValueError: ``expected`` is below 0.
     """
     E = len(candidates)
     if expected < 0.0:
@@ -38,8 +52,12 @@ def choose(rng: np.random.Generator, candidates: Candidates, expected: float, fe
     if expected == 0.0:
         return Drawn.none()
     size = sizes(candidates, feedback.select)
+    audit_share = 1.0 if feedback.select == "uniform" else feedback.audit_share
+    if of_each == 2:
+        stratum = strata(candidates) if feedback.select == "stratified" else None
+        return _pairs(rng, np.ones(E) if size is None else size, expected, audit_share, stratum)
     if size is None:
-        return _alike(rng, E, expected, 1.0 if feedback.select == "uniform" else feedback.audit_share)
+        return _alike(rng, E, expected, audit_share)
     floor = feedback.audit_share * expected / E
     probability = inclusion_probabilities(size, expected, feedback.audit_share)
     order = rng.permutation(E)
@@ -117,11 +135,39 @@ def systematic(rng: np.random.Generator, probability: Array, order: Array) -> Ar
 def _alike(rng: np.random.Generator, E: int, expected: float, audit_share: float) -> Drawn:
     """Simple random sampling. All could be audit; where a mode waits for its reward model a random share of them is, as
     in the draws that follow: the audit then is one sample, in which no phase has more weight than another."""
-    whole = int(expected)
-    count = min(whole + int(rng.random() < expected - whole), E)
+    count = min(_rounded(rng, expected), E)
     chosen = rng.choice(E, size=count, replace=False).astype(np.int64)
     audit = np.ones(count, bool) if audit_share == 1.0 else rng.random(count) < audit_share
     return Drawn(chosen, np.full(count, expected / E), audit)
+
+
+def _pairs(rng: np.random.Generator, size: Array, expected: float, audit_share: float, stratum: Array | None) -> Drawn:
+    """Episodes for whole pairs, whose audit is whole pairs; ``stratum``: (E,) what lies side by side in the draw."""
+    E = len(size)
+    pairs = min(expected / 2, E // 2)
+    most, probability = math.ceil(pairs), np.zeros(E)
+    for count, chance in ((most, pairs - (most - 1)), (most - 1, most - pairs)):
+        if count > 0:
+            preferred = inclusion_probabilities(size, 2.0 * count, 0.0)
+            probability += chance * (audit_share * 2 * count / E + (1.0 - audit_share) * preferred)
+    count = _rounded(rng, pairs)
+    if not count:
+        return Drawn.none()
+    alike = rng.permutation(E)[: 2 * _rounded(rng, audit_share * count)]
+    order = rng.permutation(E)
+    if stratum is not None:
+        order = order[np.argsort(stratum[order], kind="stable")]
+    preferred = rng.permutation(systematic(rng, inclusion_probabilities(size, 2.0 * count, 0.0), order))
+    others = preferred[~np.isin(preferred, alike)][: 2 * count - len(alike)]
+    both = np.concatenate([alike, others])
+    place = rng.permutation(len(both))
+    return Drawn(both[place], np.minimum(probability[both[place]], 1.0), place < len(alike))
+
+
+def _rounded(rng: np.random.Generator, value: float) -> int:
+    """Up or down, at random and right on average."""
+    whole = int(value)
+    return whole + int(rng.random() < value - whole)
 
 
 def _places(candidates: Candidates) -> Array:

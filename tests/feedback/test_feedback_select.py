@@ -64,6 +64,54 @@ def test_episodes_are_drawn_with_the_probability_that_is_said(select: str, expec
     np.testing.assert_allclose(audits / times, share * expected / E, atol=5 * (share * expected / E / times) ** 0.5)
 
 
+@pytest.mark.parametrize("expected", [2.0, 5.0, 6.0, 20.0])
+@pytest.mark.parametrize("select", MODES)
+def test_pairs_are_drawn_with_the_probability_that_is_said(select: str, expected: float) -> None:
+    """Of one pair, two or three, three, and ten of at most twenty."""
+    rng, found, times = np.random.default_rng(0), episodes(), 4000
+    hits, audits, said, share = np.zeros(E), np.zeros(E), np.full(E, np.nan), feedback_of[select].audit_share
+    for _ in range(times):
+        drawn = choose(rng, found, expected, feedback_of[select], 2)
+        assert len(drawn) // 2 in (np.floor(expected / 2), np.ceil(expected / 2))
+        assert len(drawn) % 2 == drawn.audit.sum() % 2 == 0
+        assert len(set(drawn.index.tolist())) == len(drawn)
+        hits[drawn.index] += 1
+        audits[drawn.index[drawn.audit]] += 1
+        said[drawn.index] = drawn.probability
+    known = ~np.isnan(said)
+    assert known.mean() > 0.95  # of one pair, who is not preferred is hardly ever in it
+    share = 1.0 if select == "uniform" else share
+    assert np.nansum(said) == pytest.approx(expected, abs=0.01 * expected)
+    np.testing.assert_allclose((hits / times)[known], said[known], atol=0.04)
+    assert audits.sum() / times == pytest.approx(share * expected, rel=0.2)
+    np.testing.assert_allclose(audits / times, share * expected / E, atol=5 * (share * expected / E / times) ** 0.5)
+
+
+def test_the_chances_of_pairs_by_hand() -> None:
+    """One pair of three, half of the time any two: 1/3 for each. Else the two that are preferred."""
+    found = Candidates(np.zeros(3, int), np.zeros(3, int), np.ones(3, bool), np.array([0.5, 0.5, 1.0]))
+    half = feedback_of["uncertain"].model_copy(update={"audit_share": 0.5})
+    rng, times, met, audit = np.random.default_rng(0), 6000, np.zeros(3), 0
+    for _ in range(times):
+        drawn = choose(rng, found, 2.0, half, 2)
+        assert drawn.probability == pytest.approx(np.where(drawn.index == 2, 1 / 3, 5 / 6))
+        met[3 - drawn.index.sum()] += 1  # by who is left over, 2 - 2, 1, 0 -> index of the pair
+        audit += int(drawn.audit.all())
+    assert audit / times == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(met / times, [1 / 6, 1 / 6, 2 / 3], atol=0.03)
+
+
+@pytest.mark.parametrize("select", MODES)
+def test_of_pairs_all_are_drawn_where_there_are_no_more(select: str) -> None:
+    found = episodes()
+    rng = np.random.default_rng(0)
+    assert sorted(choose(rng, found, 99.0, feedback_of[select], 2).index.tolist()) == list(range(E))
+    few = Candidates(*(column[:3] for column in (found.policy_version, found.ended, found.terminated)))
+    assert len(choose(rng, few, 3.0, feedback_of[select], 2)) == 2
+    alone = Candidates(*(column[:1] for column in (found.policy_version, found.ended, found.terminated)))
+    assert len(choose(rng, alone, 1.0, feedback_of[select], 2)) == 0
+
+
 def test_a_systematic_draw_has_its_probabilities_exactly() -> None:
     """All orders of four, and the start integrated piece by piece between the points where the outcome changes."""
     probability = np.array([0.9, 0.65, 0.3, 0.4])  # sum 2.25

@@ -70,19 +70,29 @@ def test_pairs_of_an_audit_meet_each_other():
     assert max(of_each) < 1.4 * min(of_each)  # and each of the six as often as another
 
 
-def test_a_tenth_of_the_pairs_is_audit_where_a_tenth_of_the_episodes_is():
-    pool = Fair()
-    keys = {"mix.source": "distilled", "feedback.fraction": 1.0, "reward_model.pace": "go", "feedback.audit_share": 0.2}
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("pairs", [1, 3, 10])
+def test_the_audit_has_its_share_of_pairs_however_few_there_are(pairs, version):
+    """While the reward model is waited for, and by what it says; each audit pair of all two as often as another."""
+    pool, trainer = Fair(), Pairs([published(1)] if version else [])
+    keys = {"mix.source": "distilled", "feedback.fraction": 1.0, "reward_model.pace": "go", "feedback.audit_share": 0.1}
     loop = FeedbackLoop(
-        load_config({}, keys | {"feedback.select": "uncertain"}),
-        pool, trainer := Pairs(), choose=choose, load=None, compares=True,
+        load_config({}, keys | {"feedback.select": "uncertain", "feedback.labels_per_iteration": pairs}),
+        pool, trainer, choose=choose, load=lambda state: Unsure(state["version"]), compares=True,
     )  # fmt: skip
-    sample = runner((1,) * 60)
-    for step in range(10):
+    loop.learn_to_judge()
+    sample, times = runner((1,) * 24), 1_500 // pairs
+    for step in range(times):
         turn(loop, [sample(1)], step)
-    assert len(pool.draws) == 300
-    assert Counter(pool.draws)["audit"] / 300 == pytest.approx(0.2, abs=0.07)  # scattered it would be 0.04
+    assert len(pool.draws) == pairs * times
+    assert Counter(pool.draws)["audit"] / len(pool.draws) == pytest.approx(0.1, abs=5 * (0.09 / 1_500) ** 0.5)
     assert trainer.draws == [pool.said[i][1] for i, _, _ in trainer.added]
+    unsure = Counter(draw for (a, b), draw in zip(pool.asked, pool.draws, strict=True)
+                     if 3 in (int(a.obs[0, 0]), int(b.obs[0, 0])))  # fmt: skip
+    chance = 1 / 12  # of an audit pair: one of its two is any of the 24
+    assert unsure["audit"] / Counter(pool.draws)["audit"] == pytest.approx(chance, abs=0.12)
+    if version:  # it is what the others are about
+        assert unsure["targeted"] / times > 0.15
 
 
 # ------------------------------------------------------------------------------------------------ scores
