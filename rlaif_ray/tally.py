@@ -25,8 +25,9 @@ class Tally:
 
     asked: int = 0
     turned_away: int = 0  # questions not put because too many waited for an answer
-    verdicts: list[float] = field(default_factory=list)
+    verdicts: list[float] = field(default_factory=list)  # on one episode each
     weights: list[float] = field(default_factory=list)  # of the verdicts: how many episodes each stands for
+    compared: int = 0  # verdicts on two episodes: which comes first is no approval
     abstained: int = 0
     ages: list[int] = field(default_factory=list)  # iterations between an episode's end and its answer
     audited: dict[int, float] = field(default_factory=dict)  # episode -> verdict, of those asked about at random
@@ -41,9 +42,12 @@ class Tally:
         value = label.value
         if value is None:
             return
+        if compares:
+            self.compared += 1
+            return
         self.verdicts.append(value)
         self.weights.append(0.0 if label.draw == "known" else 1.0 / label.inclusion_probability)
-        if label.draw == "audit" and not compares:
+        if label.draw == "audit":
             self.audited[label.episode_id] = value
 
     def mix_figures(self, weight: float, clip: float = math.inf) -> dict[str, float]:
@@ -64,12 +68,13 @@ class Tally:
 
     def feedback_figures(self, stats: Any, in_flight: int) -> dict[str, float]:
         """``stats``: the pool's account; amounts that have no cap are nan. ``approval_rate`` is estimated for all
-        episodes, whoever was asked about: each verdict counts for as many as it stands for, ``stands_for`` in all."""
+        episodes, whoever was asked about: each verdict counts for as many as it stands for, ``stands_for`` in all. A
+        comparison of two is no approval of either and stands for none."""
         return {name: _number(getattr(stats, name)) for name in _POOL_FIGURES} | {
             "asked": float(self.asked),
             "turned_away": float(self.turned_away),
             "in_flight": float(in_flight),
-            "verdicts": float(len(self.verdicts)),
+            "verdicts": float(len(self.verdicts) + self.compared),
             "approval_rate": self._approval(),
             "stands_for": sum(self.weights),
             "audit_verdicts": float(len(self.audited)),

@@ -29,6 +29,7 @@ from rlaif_ray.errors import ConfigError, nearest
 
 __all__ = [
     "METRICS",
+    "OF_APPROVALS",
     "Asha",
     "Pbt",
     "Search",
@@ -48,6 +49,8 @@ METRICS = (
     "task/episode_return_mean",
     "feedback/approval_rate",
 )
+# Those that need approvals or ratings of single episodes: a comparison of two is none.
+OF_APPROVALS = ("audit/score", "audit/approval", "feedback/approval_rate")
 _TRUTH = ("truth", "eval", "evaluation")
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}"
 
@@ -129,7 +132,8 @@ class Study(Section):
     pbt: Pbt | None = None
     """Let a population breed; the space is what is mutated."""
     metric: str = "audit/score"
-    """What counts as better, higher being so: for ASHA, PBT, Optuna and the choice of the best config."""
+    """What counts as better, higher being so: for ASHA, PBT, Optuna and the choice of the best config. Where a trial
+    asks for preferences there are no approvals: `audit/task_return` or `task/episode_return_mean`."""
     budget: SweepBudget = SweepBudget()
     """Of the whole sweep."""
     loggers: tuple[Literal["wandb", "mlflow"], ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlaif_ray.config import Config, dump_config
+from rlaif_ray.config.sweeping import OF_APPROVALS
 from rlaif_ray.report.figures import number
 from rlaif_ray.report.sweep import Arm, SweepRecord, Trial
 from rlaif_ray.report.sweep_stats import stratified_iqm
@@ -86,7 +87,7 @@ def _total(trial: Trial, key: str) -> float:
 def best_arm(record: SweepRecord) -> Arm | None:
     """By the study's metric, which knows no truth: the mean over the seeds that ended. None: nothing to go by."""
     metric = record.place.study.metric
-    verdicts_needed = metric in ("audit/score", "audit/approval", "feedback/approval_rate")
+    verdicts_needed = metric in OF_APPROVALS
     scored: list[tuple[float, Arm]] = []
     for arm in record.arms:
         judged = [t for t in arm.ended if not verdicts_needed or t.last_of("audit/verdicts") > 0]

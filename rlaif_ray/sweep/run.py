@@ -13,6 +13,7 @@ from typing import Any
 
 from rlaif_ray import experiment
 from rlaif_ray.config import Config
+from rlaif_ray.config.sweeping import METRICS, OF_APPROVALS, Study
 from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.files import write_whole
 from rlaif_ray.machine import PeakMemory
@@ -57,6 +58,7 @@ def check_sweep(place: Place) -> None:
         raise ConfigError("budget.usd: got none, but the judge costs money; a sweep needs a cap over all of its trials")
     if place.study.asha or place.study.search:
         _check_objective(place, len(asking) == len(configs))
+    _check_approves(place.study, asking)
     seen: set[str] = set()
     for config in configs:
         parts = {"env", "policy", "judge", "resources"}
@@ -77,6 +79,22 @@ def _check_objective(place: Place, all_ask: bool) -> None:
             f"metric: got {metric!r}, which needs a judge's verdicts, but mix.source is 'none' in some trial; allowed "
             "then are 'audit/task_return', 'task/episode_return_mean'"
         )
+
+
+def _check_approves(study: Study, asking: Sequence[Config]) -> None:
+    """A metric that is made of approvals goes with trials whose judge gives some."""
+    from rlaif_ray.feedback.prompt import load_prompt
+
+    if study.metric not in OF_APPROVALS:
+        return
+    drawn = study.search.space.get("judge.prompt", {}).get("choice", []) if study.search and asking else []
+    for name in sorted({*(config.judge.prompt for config in asking), *map(str, drawn)}):
+        if load_prompt(name).kind == "preference":
+            allowed = ", ".join(repr(metric) for metric in METRICS if metric not in OF_APPROVALS)
+            raise ConfigError(
+                f"metric: got {study.metric!r}, which is made of approvals, with judge.prompt {name!r} of kind "
+                f"'preference' in some trial; allowed then are {allowed} (a comparison approves of neither episode)"
+            )
 
 
 def _check_store(place: Place) -> None:

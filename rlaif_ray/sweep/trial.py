@@ -17,6 +17,7 @@ from rlaif_ray.checkpoints import seal, write_checkpoint
 from rlaif_ray.config import Config, dump_config
 from rlaif_ray.config.running import FINISHED
 from rlaif_ray.course import DRAIN_S, Course
+from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.files import write_whole
 from rlaif_ray.networks import save_policy
 from rlaif_ray.placement import home_node
@@ -40,7 +41,8 @@ _LEFT_OUT = ("config", "env_runners", "env_runner_group", "fault_tolerance", "ti
 class Audit:
     """What a search may know of a trial: its task return and how the judge's newest verdicts went."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, compares: bool = False) -> None:
+        self._compares = compares  # the judge chooses between two episodes, and approves of none
         self._returns: deque[float] = deque(maxlen=AUDIT_ITERATIONS)
         # How many of an iteration, what they say of all its episodes, and for how many they stand.
         self._verdicts: deque[tuple[float, float, float]] = deque()
@@ -48,13 +50,14 @@ class Audit:
     def take(self, row: Mapping[str, Any]) -> dict[str, float]:
         """An iteration's figures with this one: ``task_return``, ``approval`` (nan before a verdict), ``score``.
 
-        ``score`` is their sum. Approval that nobody has given is none: without a verdict it counts as 0.
+        ``score`` is their sum. Approval that nobody has given is none: without a verdict it counts as 0. Where a judge
+        compares there is neither.
         """
         task_return = float(row.get("task", {}).get("episode_return_mean", math.nan))
         if math.isfinite(task_return):
             self._returns.append(task_return)
         feedback = row.get("feedback", {})
-        if (stands_for := feedback.get("stands_for", feedback.get("verdicts", 0))) > 0:
+        if not self._compares and (stands_for := feedback.get("stands_for", feedback.get("verdicts", 0))) > 0:
             self._verdicts.append((feedback["verdicts"], feedback["approval_rate"], stands_for))
             while sum(n for n, _, _ in self._verdicts) - self._verdicts[0][0] >= AUDIT_VERDICTS:
                 self._verdicts.popleft()
@@ -65,6 +68,7 @@ class Audit:
         approval = sum(many * mean for _, mean, many in self._verdicts) / standing if standing else math.nan
         task_return = sum(self._returns) / len(self._returns) if self._returns else math.nan
         score = (task_return if self._returns else 0.0) + (approval if count else 0.0)
+        score = math.nan if self._compares else score
         return {"task_return": task_return, "approval": approval, "verdicts": float(count), "score": score}
 
     def state(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class SweepTrial(FeedbackPPO):
         self.path = self.place.path_of(self.cell.name)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "config.yaml").write_text(dump_config(self.given))
-        self.audit = Audit()
+        self.audit = Audit(compares=self.given.asks and load_prompt(self.given.judge.prompt).kind == "preference")
         self.inherited: dict[str, int] = {}  # runs it was cloned from -> their last label at that time
         self.ended = False
         self.fresh = True

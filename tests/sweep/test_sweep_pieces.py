@@ -20,6 +20,7 @@ from rlaif_ray.config.sweeping import study_from
 from rlaif_ray.errors import CheckpointError
 from rlaif_ray.experiment import train
 from rlaif_ray.report.sweep_live import SweepView
+from rlaif_ray.runlog import plain, without_nan
 from rlaif_ray.sweep.keeping import EVERY_S, StateKeeper, mend, mend_checkpoint
 from rlaif_ray.sweep.place import Place
 from rlaif_ray.sweep.searching import param_space, scheduler_of, searcher_of
@@ -51,6 +52,16 @@ def test_the_audit_is_the_newest_verdicts_and_returns() -> None:
     assert last["approval"] == 1.0  # the first ten are out of the window
     assert AUDIT_VERDICTS <= last["verdicts"] < AUDIT_VERDICTS + 10
     assert "cat_survived" not in last
+
+
+def test_where_a_judge_compares_there_is_no_approval_and_no_score() -> None:
+    audit = Audit(compares=True)
+    found = audit.take(row(0.5, 10, math.nan))
+    assert found["task_return"] == 0.5
+    assert math.isnan(found["approval"])
+    assert math.isnan(found["score"])
+    assert found["verdicts"] == 0
+    assert without_nan(plain(found))["score"] is None
 
 
 def test_an_audit_counts_verdicts_for_as_many_as_they_stand_for() -> None:

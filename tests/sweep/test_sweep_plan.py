@@ -157,6 +157,19 @@ WRONG = [
     ({"arms": [], "search": {"space": SPACE, "algorithm": "optuna"}}, r"rlaif_ray\[optuna\]"),
     ({"base": "homegird"}, "did you mean 'homegrid'"),
     ({"name": "../out"}, "letters, digits"),
+    (
+        {"arms": [{"name": "a", "mix.source": "distilled", "judge.prompt": "homegrid-preference"}]},
+        r"metric: got 'audit/score', which is made of approvals, with judge\.prompt 'homegrid-preference' .*; allowed "
+        "then are 'audit/task_return', 'task/episode_return_mean'",
+    ),
+    (
+        {
+            "arms": [],
+            "search": {"space": {"judge.prompt": {"choice": ["homegrid-align", "homegrid-preference"]}}},
+            "metric": "feedback/approval_rate",
+        },
+        "metric: got 'feedback/approval_rate', which is made of approvals",
+    ),
     ({"asha": {"grace_steps": 5}}, "needs a judge's verdicts, but mix.source is 'none' in some trial"),
     (
         {"set": {"judge": {"kind": "chat", "base_url": "https://judge.invalid/v1"}}},

@@ -316,7 +316,9 @@ def test_pairs_are_drawn_by_seed_each_episode_once_and_pay_nobody():
         assert len({i for pair in pairs for i in pair}) == 8  # of nine, one is left over
         assert trainer.added == [(*pair, 1.0) for pair in pairs]
         assert mixed.counts["direct"] == 0
-        assert figures["feedback"]["asked"] == 4
+        assert figures["feedback"]["asked"] == figures["feedback"]["verdicts"] == 4
+        assert np.isnan([figures["feedback"][name] for name in ("approval_rate", "audit_approval")]).all()
+        assert figures["feedback"]["stands_for"] == 0
         asked.append(pairs)
     assert asked[0] == asked[1]
     assert asked[0] != sorted(asked[0])
