@@ -16,7 +16,7 @@ from rlaif_ray.asking import SLICE_S
 from rlaif_ray.config import Config
 from rlaif_ray.errors import ConfigError
 from rlaif_ray.networks import NetworkSpec, Policy, load_policy
-from rlaif_ray.types import Judged, episodes_of
+from rlaif_ray.types import Judged, QuestionKind, episodes_of
 
 __all__ = ["EARLIER", "SetPolicy", "check_earlier", "earlier_labels", "first_policy", "learn_from_earlier"]
 
@@ -74,12 +74,22 @@ def earlier_labels(config: Config) -> list[Judged]:
 
 
 def check_earlier(config: Config, obs_shape: tuple[int, ...]) -> None:
-    """Look whether ``reward_model.labels`` can be learned from in a world with such observations; they are read when
-    the run begins. Raises ConfigError: there are none, or they are of episodes of another shape."""
+    """Look whether ``reward_model.labels`` can be learned from in a world with such observations, together with what
+    the run's judge says; they are read when the run begins. Raises ConfigError: there are none, they are of episodes of
+    another shape, or they compare two where the judge is asked about one, or the other way round."""
     where = config.reward_model.labels
     if not where:
         return
-    from rlaif_ray.feedback.earlier import first_in
+    from rlaif_ray.feedback.earlier import first_in, kinds_in
+    from rlaif_ray.feedback.prompt import load_prompt
+
+    prompt, found = load_prompt(config.judge.prompt), kinds_in(Path(where))
+    wanted = {"preference"} if prompt.kind == "preference" else {"approval", "rating"}
+    if not wanted.issuperset(found):
+        raise ConfigError(
+            f"reward_model.labels: got {where!r}, which holds {_counted(found)}; allowed with judge.prompt "
+            f"{prompt.name!r} of kind {prompt.kind!r} are {' and '.join(f'{kind}s' for kind in sorted(wanted))}"
+        )
 
     (first, *_) = episodes_of(first_in(Path(where)))
     if first.obs.shape[1:] != obs_shape:
@@ -87,6 +97,10 @@ def check_earlier(config: Config, obs_shape: tuple[int, ...]) -> None:
             f"reward_model.labels: got {where!r}, of episodes whose observations are {first.obs.shape[1:]}; those of "
             f"{config.env.id} are {obs_shape}"
         )
+
+
+def _counted(found: Mapping[QuestionKind, int]) -> str:
+    return ", ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(found.items()))
 
 
 def learn_from_earlier(loop: _Learns, labelled: Sequence[Judged], stopping: Callable[[], bool]) -> None:

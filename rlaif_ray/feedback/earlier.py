@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +11,9 @@ from typing import Protocol
 from rlaif_ray.config import load_config
 from rlaif_ray.errors import ConfigError, StoreError
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.types import Judged, Label, Units
+from rlaif_ray.types import Judged, Label, QuestionKind, Units, Verdict
 
-__all__ = ["first_in", "judged_in", "labels_in", "store_of"]
+__all__ = ["first_in", "judged_in", "kinds_in", "labels_in", "store_of"]
 
 
 class _Knows(Protocol):
@@ -60,6 +61,15 @@ def first_in(where: Path) -> Units:
     """
     with _verdicts(where) as (store, found):
         return store.units_of(found[0])
+
+
+def kinds_in(where: Path) -> Counter[QuestionKind]:
+    """How many verdicts of each kind there are, without a look at what they are about.
+
+    Raises ConfigError: as ``labels_in`` does.
+    """
+    with _verdicts(where) as (_, found):
+        return Counter(one.outcome.kind for one in found if isinstance(one.outcome, Verdict))
 
 
 @contextlib.contextmanager
