@@ -90,9 +90,9 @@ def _check_judge(config: Config) -> None:
     from rlaif_ray.feedback.check import ping
     from rlaif_ray.feedback.jury import check_words
     from rlaif_ray.feedback.local.model import find_model
-    from rlaif_ray.feedback.question import words_of
+    from rlaif_ray.feedback.question import words_of_run
 
-    prompt, _ = words_of(config.judge, source=config.mix.source)
+    prompt, _ = words_of_run(config)
     check_words(config.judge, prompt)
     for member in config.judge.members:
         if member.kind == "builtin":

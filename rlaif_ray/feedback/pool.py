@@ -32,7 +32,7 @@ from rlaif_ray.feedback.earlier import judged_in
 from rlaif_ray.feedback.judge import judges_from, keys_for
 from rlaif_ray.feedback.jury import check_words, parts_at_most
 from rlaif_ray.feedback.pool_stats import PoolStats, last_line, least
-from rlaif_ray.feedback.question import words_of
+from rlaif_ray.feedback.question import words_of_run
 from rlaif_ray.feedback.records import LabelStats
 from rlaif_ray.feedback.room import RECENT, Room
 from rlaif_ray.feedback.staff import Questioner, Staff
@@ -83,7 +83,7 @@ class FeedbackPool:
         self._config, self._renderer, self._run_id = config, renderer, run_id
         self._caps = Caps.of(config.budget)
         # Mistakes are told here, not in a worker's log.
-        prompt, _ = words_of(config.judge, source=config.mix.source if config.asks else "distilled")
+        prompt, _ = words_of_run(config)
         check_words(config.judge, prompt)
         self.compares = prompt.kind == "preference"  # questions are about two episodes
         self._parts = parts_at_most(config.judge, prompt.kind)  # billed questions of one label

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from rlaif_ray.config import JudgeConfig
+from rlaif_ray.config import Config, JudgeConfig
 from rlaif_ray.errors import ConfigError, ShapeError
 from rlaif_ray.feedback.constitution import Constitution, load_constitution
 from rlaif_ray.feedback.framing import Framing, subsample
@@ -30,6 +30,7 @@ __all__ = [
     "subsample",
     "unit_of",
     "words_of",
+    "words_of_run",
 ]
 
 Order = Literal["first", "swapped", "both"]
@@ -161,10 +162,10 @@ def question_about(
 
 
 def words_of(
-    config: JudgeConfig, *, one_episode: bool = False, source: str = "distilled", own_texts: bool = False
+    config: JudgeConfig, *, one_episode: bool = False, own_texts: bool = False
 ) -> tuple[Prompt, Constitution | None]:
-    """A config's prompt and constitution. ``one_episode``: for questions about one; ``source``: a run's `mix.source`;
-    ``own_texts``: what is asked about brings its text along, no world tells it.
+    """A config's prompt and constitution. ``one_episode``: for questions about one; ``own_texts``: what is asked about
+    brings its text along, no world tells it.
 
     Raises ConfigError: one of them isn't there, they don't fit together, or the prompt compares two episodes where that
     says nothing.
@@ -188,10 +189,25 @@ def words_of(
             f"judge.prompt: got {prompt.name!r} of kind {prompt.kind!r}, allowed with judge.kind 'logodds' are prompts "
             "of kind 'approval'"
         )
-    if prompt.kind == "preference" and source != "distilled":
+    return prompt, constitution
+
+
+def words_of_run(config: Config) -> tuple[Prompt, Constitution | None]:
+    """Those of a run. Raises ConfigError: as ``words_of``; or the prompt compares two episodes where what becomes of
+    the answers needs approvals or ratings of one."""
+    prompt, constitution = words_of(config.judge)
+    if prompt.kind != "preference" or not config.asks:
+        return prompt, constitution
+    given = f"with judge.prompt {prompt.name!r} of kind 'preference', allowed is"
+    if config.mix.source != "distilled":
         raise ConfigError(
-            f"mix.source: got {source!r} with judge.prompt {prompt.name!r} of kind 'preference', allowed is "
-            "'distilled': a preference says nothing of one episode by itself, a reward model learns from many"
+            f"mix.source: got {config.mix.source!r} {given} 'distilled': a preference says nothing of one episode by "
+            "itself, a reward model learns from many"
+        )
+    if config.watch.action != "report":
+        raise ConfigError(
+            f"watch.action: got {config.watch.action!r} {given} 'report': the watch compares what was promised of an "
+            "episode with the judge's approval or rating of it, and a preference says nothing of one by itself"
         )
     return prompt, constitution
 

@@ -63,7 +63,7 @@ def check_sweep(place: Place) -> None:
     for config in configs:
         parts = {"env", "policy", "judge", "resources"}
         alike = config.model_dump_json(include=parts, exclude={"judge": {"seed"}}) + str(
-            (config.asks, config.run.init, config.reward_model.labels)
+            (config.mix.source, config.watch.action, config.run.init, config.reward_model.labels)
         )
         if alike not in seen:  # arms differ in little of what is looked at here, and a judge is asked for it
             seen.add(alike)

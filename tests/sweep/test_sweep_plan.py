@@ -170,6 +170,20 @@ WRONG = [
         },
         "metric: got 'feedback/approval_rate', which is made of approvals",
     ),
+    (
+        {
+            "arms": [
+                {
+                    "name": "a",
+                    "mix.source": "distilled",
+                    "judge.prompt": "homegrid-preference",
+                    "watch.action": ["report", "stop"],
+                }
+            ],
+            "metric": "audit/task_return",
+        },
+        "watch.action: got 'stop' with judge.prompt 'homegrid-preference'",
+    ),
     ({"asha": {"grace_steps": 5}}, "needs a judge's verdicts, but mix.source is 'none' in some trial"),
     (
         {"set": {"judge": {"kind": "chat", "base_url": "https://judge.invalid/v1"}}},

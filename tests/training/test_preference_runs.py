@@ -70,6 +70,15 @@ def test_a_preference_pays_no_episode_by_itself(tmp_path):
         experiment.train(config(tmp_path, judge__prompt="homegrid-preference", mix__source="hybrid"))
 
 
+@pytest.mark.parametrize("action", ["stop", "rollback"])
+def test_a_watch_that_would_never_see_an_episode_is_refused(tmp_path, action):
+    words = {"mix__source": "distilled", "watch__action": action}
+    with pytest.raises(ConfigError, match=rf"watch\.action: got '{action}' with judge\.prompt .*allowed is 'report': "):
+        experiment.preflight(config(tmp_path, judge__prompt="homegrid-preference", **words))
+    experiment.preflight(config(tmp_path, judge__prompt="homegrid-rating", **words))
+    experiment.preflight(config(tmp_path, judge__prompt="homegrid-preference", mix__source="distilled"))
+
+
 def test_a_cascade_of_built_in_judges_trains_a_run(ray_session, tmp_path):
     cheap = tmp_path / "cheap.yaml"
     cheap.write_text("{name: cheap, miss_rate: 0.3, confidence: 0.85, confidence_wrong: 0.55, endpoint: decisions}")
