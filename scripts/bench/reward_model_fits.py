@@ -129,7 +129,7 @@ def measure(
     for stage in stages:
         labels = Labels(batch.obs.shape[1:], RewardModelConfig().holdout)
         labels.add(episodes[:stage], said[:stage].tolist())
-        train = [one for one in labels.in_order() if not one.held_out]
+        train = [one for one in labels.in_order() if one.held_out is False]
         for name in ways:
             way, differs = WAYS[name]
             config = RewardModelConfig(net=net, **differs)
