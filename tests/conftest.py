@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,13 +27,19 @@ def fixtures_of(item: pytest.Item) -> list[str]:
 def ray_session() -> Iterator[None]:
     import ray
 
-    ray.init(
-        address="local",  # also where a cluster was started on this machine
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=150_000_000,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    from rlaif_ray.surroundings import NICENESS
+
+    with pytest.MonkeyPatch.context() as meanwhile:
+        # As in a run: on a busy machine Ray's workers would hardly get to start. Only meanwhile: commands that tests
+        # start have to see to it themselves.
+        meanwhile.setenv(NICENESS, os.environ.get(NICENESS, "0"))
+        ray.init(
+            address="local",  # also where a cluster was started on this machine
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     yield
     ray.shutdown()

@@ -12,7 +12,6 @@ from typing import Any
 import feedback_fakes
 import pytest
 from aiohttp import web
-from hypothesis import settings
 from ray import cloudpickle
 
 from rlaif_ray.feedback import batch as batch_module
@@ -22,9 +21,6 @@ from rlaif_ray.feedback.builtin.server import JudgeServer
 from rlaif_ray.feedback.pool import FeedbackPool
 from rlaif_ray.feedback.store import LabelStore
 
-# A busy machine is no reason for a property to fail.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 # Ray's workers don't have the tests on their path.
 cloudpickle.register_pickle_by_value(feedback_fakes)
 
@@ -37,7 +33,7 @@ class InProcess:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rlaif_ray.surroundings import NICENESS
+
 WAIT = Path(__file__).parents[2] / "cluster" / "wait_for_nodes.py"
 PROBE = Path(__file__).with_name("two_nodes_probe.py")
 AGENT_PORTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
@@ -31,6 +33,7 @@ class TwoNodes:
         self.address = f"127.0.0.1:{free_port()}"
         # Other Ray clusters may run on this machine: it is the address that says which one is meant.
         self.env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.env.setdefault(NICENESS, "0")  # a busy machine would hardly let workers start that give way to all others
         self.env["PYTHONPATH"] = str(Path(__file__).parents[2])  # as nodes have it where the package isn't installed
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"]

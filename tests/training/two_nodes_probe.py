@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import ray
@@ -20,8 +21,8 @@ JUDGED = {
     "env.num_envs": 8, "env.options": {"starts": "train"}, "policy.hidden": [8], "ppo.train_batch_size": 512,
     "ppo.minibatch_size": 128, "ppo.num_epochs": 1, "run.total_steps": 1_024, "run.evaluate_episodes": 0,
     "resources.env_runners": 2, "resources.address": "auto", "judge.profile": "perfect", "feedback.fraction": 1.0,
-    "feedback.late": "wait", "budget.labels": 6, "mix.source": "direct", "mix.credit": "terminal",
-    "mix.unjudged": "task",
+    "feedback.late": "wait", "feedback.wait_s": 120.0, "budget.labels": 6, "mix.source": "direct",
+    "mix.credit": "terminal", "mix.unjudged": "task",
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def train(folder: str) -> dict:
         seen: list[dict] = []
         outcome = experiment.train(config, monitor=lambda row: seen.append(where_actors_are()))
         refused = refuse("resources.env_runners", "9")
-        left = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        left = given_back()
         waited = wait_for_room(config)
         on_gpu = wants_gpu(load_config({}, {"resources.address": "auto", "resources.device": "cuda"}))
         elsewhere = ray.get(_Elsewhere.remote().look.remote(JUDGED, str(outcome.path / "labels.sqlite")))
@@ -69,6 +70,19 @@ def train(folder: str) -> dict:
         "summary": outcome.summary, "actors": seen[-1], "left": left, "refused": refused, "waited": waited,
         "on_gpu": on_gpu, "elsewhere": elsewhere, "checkpoint": checkpoint.exists(), "exit_code": outcome.exit_code,
     }  # fmt: skip
+
+
+def given_back() -> dict[str, float]:
+    """What is free once all is: nodes tell the head a moment later."""
+    deadline = time.monotonic() + 60.0
+    while True:
+        free, whole = (
+            {k: v for k, v in found.items() if k in ("CPU", "GPU")}
+            for found in (ray.available_resources(), ray.cluster_resources())
+        )
+        if free == whole or time.monotonic() > deadline:
+            return free
+        time.sleep(0.1)
 
 
 @ray.remote(num_cpus=0, resources={"stands_for_gpu": 0.1})
@@ -114,7 +128,7 @@ def wait_for_room(config) -> dict:
     said: list[str] = []
     placement.QUIET_S = 0.0
     held = placement_group([{"CPU": 1}] * 4, strategy="SPREAD")
-    assert held.wait(10)
+    assert held.wait(120)
     stopped = False
     try:
         with placement.reserved(config, lambda: bool(said), said.append):

@@ -24,8 +24,8 @@ from feedback_fakes import KEY
 SPELLINGS = (KEY.encode(), *(base64.b64encode(b"x" * n + KEY.encode())[4:-4] for n in range(3)))
 SETTINGS = SMALL | {
     "run.name": "planted", "run.total-steps": 3_072, "run.evaluate-episodes": 4, "feedback.labels-per-iteration": 8,
-    "feedback.late": "wait", "feedback.keep-frames-mb": 1, "mix.source": "direct", "mix.credit": "terminal",
-    "mix.unjudged": "task", "mix.start-step": 512, "mix.ramp-steps": 0,
+    "feedback.late": "wait", "feedback.wait-s": 120, "feedback.keep-frames-mb": 1, "mix.source": "direct",
+    "mix.credit": "terminal", "mix.unjudged": "task", "mix.start-step": 512, "mix.ramp-steps": 0,
 }  # fmt: skip
 
 
@@ -75,7 +75,6 @@ def test_the_search_finds_what_it_is_to_find(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_key_is_nowhere_after_a_run_whose_judge_repeats_it(tmp_path: Path, ray_folder: Path) -> None:
     words = ["homegrid", *(str(word) for key, value in SETTINGS.items() for word in (f"--{key}", value))]
     surroundings = os.environ | {"OPENAI_API_KEY": KEY, "RAY_TMPDIR": str(ray_folder)}
