@@ -77,7 +77,7 @@ def test_a_batch_that_nobody_knows_any_more(serve: Callable[..., str], store: La
 
 
 def test_only_one_process_waits_for_a_data_sets_batches(serve: Callable[..., str], store: LabelStore) -> None:
-    url = serve(batch={"latency_s": 5.0})
+    url = serve(batch={"latency_s": 60.0})
     labelling = Labelling(store, tiny_config(url, **PRICE), wanted=2)
     assert labelling.run(stop=lambda: any(told.in_batches for told in labelling.told)) == "in_flight"
     with store.writing() as db:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -36,7 +37,8 @@ PRICED = {"judge__input_usd_per_mtok": 1000.0, "judge__output_usd_per_mtok": 100
 ROUND = 100
 OF_TRAINING = 0.4  # of the kills
 DRIVERS = 0.1
-KILLED_WITHIN = 0.85  # of the answers: whoever is killed last must not have gone home
+KILLED_WITHIN = 0.85  # of the answers
+HELD_BACK = 0.05  # of the answers, until the last kill: whoever is killed must not have gone home
 
 
 def drive(address: str, store: Path, base_url: str, episodes: int, labels: int) -> None:
@@ -50,7 +52,7 @@ def drive(address: str, store: Path, base_url: str, episodes: int, labels: int) 
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     config = tiny_config(
         base_url, feedback__pool_actors=2, feedback__concurrency=CONCURRENCY, budget__labels=labels,
-        budget__usd=labels * 2.0, judge__retries=6, **PRICED,
+        budget__usd=labels * 2.0, judge__retries=6, judge__timeout_s=600.0, **PRICED,
     )  # fmt: skip
     pool = FeedbackPool(config, renderer=TinyRenderer(), store_path=store, run_id="chaos")
     with LabelStore(store, readonly=True) as opened:
@@ -99,6 +101,7 @@ class Chaos:
         began = time.monotonic()
         deadline = began + deadline_s
         with CountingServer(self.rng.randrange(2**31)) as self.server:
+            self.server.most = (1.0 - HELD_BACK) * self.outcome.episodes
             driver = self._start()
             try:
                 for number, victim in enumerate(self.victims):
@@ -106,6 +109,7 @@ class Chaos:
                         int(KILLED_WITHIN * self.outcome.episodes * number / len(self.victims)), deadline
                     )
                     driver = self._kill(victim, driver, deadline)
+                self.server.most = math.inf
                 assert driver.wait(max(1.0, deadline - time.monotonic())) == 0, self._log()
             finally:
                 driver.kill()
@@ -158,6 +162,9 @@ def cluster() -> Iterator[str]:
     """A Ray of our own, and its address."""
     import ray
 
+    from rlaif_ray.surroundings import NICENESS
+
+    os.environ.setdefault(NICENESS, "0")  # as in a run: or workers would give way to all that goes on beside them
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
         yield ray.get_runtime_context().gcs_address

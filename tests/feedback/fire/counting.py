@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -30,6 +31,7 @@ class CountingServer(FakeServer):
         super().__init__(self._reply)
         self.delivered: Counter[str] = Counter()
         self._rng, self._slowest_s = random.Random(seed), slowest_s
+        self.most = math.inf  # different ones; what is asked beyond is held back until there may be more
 
     def _reply(self, _: int, body: dict[str, Any]) -> Any:
         self.bodies[-1] = {}  # pictures of hours would not fit into memory
@@ -38,6 +40,8 @@ class CountingServer(FakeServer):
 
     async def _answer(self, name: str) -> Any:
         await asyncio.sleep(self._rng.uniform(0.05, self._slowest_s))
+        while len(self.delivered) >= self.most:
+            await asyncio.sleep(0.05)
         self.delivered[name] += 1
         return completion(answer="yes" if int(name[:8], 16) % 2 else "no")
 
