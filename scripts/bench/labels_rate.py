@@ -30,24 +30,26 @@ def measured(plan: Plan, rates: Sequence[int]) -> Iterator[Row]:
     for rate in rates:
         part = f"labels, {rate}"
         for _ in range(len(plan.journal.rounds(part)), plan.times(3)):
-            plan.journal.add(part, at(rate, seconds=plan.size(15, 1)))
+            plan.journal.add(part, at(rate, seconds=plan.size(15, 1), patience_s=plan.size(0, 60)))
         yield table({r: plan.journal.rounds(f"labels, {r}") for r in rates if plan.journal.rounds(f"labels, {r}")})
 
 
-def at(rate: int, seconds: float) -> Row:
-    """So many questions put each second; what came back while they were put, and processor seconds by process."""
+def at(rate: int, seconds: float, patience_s: float = 0.0) -> Row:
+    """So many questions put each second; what came back while they were put, and processor seconds by process.
+
+    ``patience_s``: wait so long for the others as well, where figures mean nothing and there are to be some."""
     asked = list(islice(episodes(0), min(DISTINCT, max(1, round(rate * seconds)))))
     options = argparse.Namespace(concurrency=CONCURRENCY, actors=max(1, CORES - 1))
     with tempfile.TemporaryDirectory(prefix="labels-bench-") as folder:
         profile = variant(Path(folder), PUBLISHED, latency_median_s=0.0)
         with Pool(Path(folder), profile, options, {"judge.replay": "off"}) as run:
             run.warm()
-            return _put(run, rate, seconds, cycle(asked))
+            return _put(run, rate, seconds, cycle(asked), patience_s)
 
 
-def _put(run: Pool, rate: int, seconds: float, asked: Iterator[Episode]) -> Row:
+def _put(run: Pool, rate: int, seconds: float, asked: Iterator[Episode], patience_s: float) -> Row:
     cpu, began, blocked_s, put = cpu_seconds(), time.monotonic(), 0.0, 0
-    while (passed := time.monotonic() - began) < seconds:
+    while (passed := time.monotonic() - began) < seconds or put < round(rate * seconds):  # however late its last turn
         due = round(rate * min(seconds, passed + POLL_S)) - put
         called = time.monotonic()
         # What the pool won't take, because too much waits already, is not put again: its rate is what it is.
@@ -56,7 +58,7 @@ def _put(run: Pool, rate: int, seconds: float, asked: Iterator[Episode]) -> Row:
         blocked_s += time.monotonic() - called
         put += due
         time.sleep(max(0.0, began + POLL_S * (passed // POLL_S + 1) - time.monotonic()))
-    run.arrived += len(run.pool.poll())
+    run.arrived += len(run.pool.wait(patience_s))
     wall_s, spent = time.monotonic() - began, cpu_seconds()
     spent.subtract(cpu)
     return {"rate": rate, "seconds": wall_s, "put": put, "labels": run.arrived, "blocked": blocked_s / wall_s,

@@ -97,7 +97,7 @@ def command() -> Iterator[Start]:
         process.communicate()
 
 
-def until(store: Path, sql: str, process: subprocess.Popen[str], limit_s: float = 60.0) -> None:
+def until(store: Path, sql: str, process: subprocess.Popen[str], limit_s: float = 120.0) -> None:
     """Wait until a query of the store finds a row."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -221,16 +221,16 @@ def test_ctrl_c_keeps_what_was_answered(
     here: Path, judge: BuiltinJudge, command: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asks = start_judge(judge, here, latency_median_s=0.5)
-    words = ["label", "homegrid", "--episodes", "20", *asks, "--feedback.concurrency", "4"]
-    process = command([*words, "--json"])
+    words = ["label", "homegrid", "--episodes", "20", *asks, "--feedback.concurrency"]
+    process = command([*words, "1", "--json"])
     until(LABELS, "SELECT 1 FROM labels LIMIT 1 OFFSET 4", process)
     process.send_signal(signal.SIGINT)
-    stopped = json.loads(process.communicate(timeout=60)[0])
+    stopped = json.loads(process.communicate(timeout=120)[0])
     assert process.returncode == 0
     assert stopped["status"] == "interrupted"
     assert 5 <= stopped["verdicts"] < 20
     assert (stopped["reserved_usd"], stopped["verdicts"]) == (0.0, health(judge)["answered"])
-    done = found(words, capfd)
+    done = found([*words, "20"], capfd)
     assert (done["status"], done["verdicts"]) == ("done", 20)
     assert health(judge)["answered"] == 20
 
@@ -270,7 +270,7 @@ def test_called_off(here: Path, judge: BuiltinJudge, command: Start, capfd: pyte
     process = command([*words, "--json"])
     until(LABELS, "SELECT 1 FROM batches WHERE state = 'sent'", process)
     process.send_signal(signal.SIGINT)
-    out = json.loads(process.communicate(timeout=60)[0])
+    out = json.loads(process.communicate(timeout=120)[0])
     assert (out["status"], out["in_batches"]) == ("in_flight", 8)
     off = found([*words, "--cancel"], capfd)
     answered = health(judge)["answered"]

@@ -277,11 +277,13 @@ def submit(tmp_path, key_mode=0o600):
     bin_.mkdir(parents=True)
     (bin_ / "activate").write_text(f"export PATH={bin_}:$PATH\n")
     note = f'echo "$(basename $0) $* [${{RAY_ADDRESS:-}}] [${{JUDGE_KEY:-}}]" >>{tmp_path}/calls\n'
+    # The job's end ends its nodes, which may not have come to say anything yet.
+    said = f'for i in {{1..600}}; do [ "$(grep -c ^srun {tmp_path}/calls)" = 2 ] && break; sleep 0.1; done\n'
     scripts = {
         "scontrol": "printf 'n1\\nn2\\nn3\\n'\n",
         "srun": note + "exec sleep 60\n",
         "python": note + f'[ "$1" = -c ] && exec {sys.executable} "$@"; exit 0\n',
-        "rlaif-ray": note + f"ls -l {tmp_path}/.ray-token-* | cut -c1-10 >>{tmp_path}/calls\nexit 3\n",
+        "rlaif-ray": note + f"ls -l {tmp_path}/.ray-token-* | cut -c1-10 >>{tmp_path}/calls\n{said}exit 3\n",
     }
     for name, text in scripts.items():
         (bin_ / name).write_text(f"#!/bin/bash\n{text}")
@@ -293,7 +295,7 @@ def submit(tmp_path, key_mode=0o600):
            "SLURM_JOB_ID": "41234", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_CPUS_PER_TASK": "16",
            "RLAIF_RAY_ENV": str(keys)}  # fmt: skip
     words = ["bash", str(CLUSTER / "slurm.sh"), "homegrid", "--run.name", "try 1"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=150)
     return done, sorted((tmp_path / "calls").read_text().splitlines())
 
 

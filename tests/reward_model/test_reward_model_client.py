@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from meeting_world import OBS_SHAPE, meeting_batch, meeting_episodes, noisy_verdicts
@@ -63,10 +67,17 @@ def test_client_gives_what_local_gives(client, labels):
 
 @pytest.mark.ray
 def test_adding_does_not_wait_for_fits_and_a_backlog_costs_few(client, labels):
-    started = time.monotonic()
-    for i in range(0, 200, 10):
-        _add(client, labels, i, i + 10)
-    assert time.monotonic() - started < 2.0  # the actor alone takes longer than that to start
+    pid = ray.get(client._actor.__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)  # whoever waited for a fit now would wait for ever
+    freed = threading.Timer(60.0, os.kill, (pid, signal.SIGCONT))
+    freed.start()
+    try:
+        for i in range(0, 200, 10):
+            _add(client, labels, i, i + 10)
+        assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    finally:
+        freed.cancel()
+        os.kill(pid, signal.SIGCONT)
     outcomes = client.wait(WAIT_S)
     last = outcomes[-1].report
     assert last.train_n + last.heldout_n == 200

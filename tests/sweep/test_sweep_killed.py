@@ -55,7 +55,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
             assert time.monotonic() < deadline, (cwd / "out.txt").read_text()
             time.sleep(0.05)
         family = psutil.Process(process.pid).children(recursive=True)
-        trials = [one.nice() for one in family if "ray::SweepTrial" in " ".join(one.cmdline())]
+        trials = []
+        for one in family:
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                trials += [one.nice()] if "ray::SweepTrial" in " ".join(one.cmdline()) else []
         assert set(trials) == {psutil.Process(process.pid).nice()}, "a trial's learner gives way to its helpers"
     finally:
         process.kill()

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -245,7 +244,7 @@ def test_a_stop_before_anything_has_begun_leaves_the_name_free(ray_session, tmp_
 
 
 def test_an_evaluation_does_not_keep_whoever_stops_it_waiting(ray_session, tmp_path, monkeypatch):
-    """Two thousand long episodes take most of a minute."""
+    """A hundred thousand long episodes would take most of an hour."""
     started, act = [], evaluation.PolicyActor.act
 
     def noted(actor, obs):
@@ -254,9 +253,7 @@ def test_an_evaluation_does_not_keep_whoever_stops_it_waiting(ray_session, tmp_p
 
     monkeypatch.setattr(evaluation.PolicyActor, "act", noted)
     slow = {"run.evaluate_episodes": 100_000, "run.total_steps": 256}
-    began = time.monotonic()
     outcome = experiment.train(config(tmp_path, **slow), stop=lambda: bool(started))
-    assert time.monotonic() - began < 30
     assert len(started) == 1
     assert (outcome.exit_code, outcome.summary["status"]) == (0, "interrupted")
     assert outcome.summary["phases"] == []  # it was not measured, so it is measured when the run goes on

@@ -182,7 +182,8 @@ def run_with(folder, seconds, monitor=None, **overrides):
 
 @pytest.mark.ray
 def test_a_direct_run_that_waits_learns_from_every_verdict(ray_session, tmp_path):
-    summary = run_with(tmp_path, 0.5, **{"mix.source": "direct", "feedback.late": "wait", "feedback.concurrency": 8})
+    waiting = {"mix.source": "direct", "feedback.late": "wait", "feedback.wait_s": 120.0, "feedback.concurrency": 8}
+    summary = run_with(tmp_path, 0.5, **waiting)
     late = summary["lateness"]
     assert summary["labels"] == late["verdicts"] == late["learned_directly"] > 15
     assert (summary["abstained"], late["staleness_max"], late["past_deadline"]) == (0, 0, 0)
@@ -193,7 +194,7 @@ def test_a_direct_run_that_waits_learns_from_every_verdict(ray_session, tmp_path
 def test_a_run_that_defers_learns_from_late_verdicts_and_says_how_late(ray_session, tmp_path):
     def until_the_pool_has_started(_):
         with LabelStore(tmp_path / "run" / "labels.sqlite", readonly=True) as store:
-            deadline = time.monotonic() + 60.0
+            deadline = time.monotonic() + 120.0
             while not store.labels() and time.monotonic() < deadline:
                 time.sleep(0.05)
 

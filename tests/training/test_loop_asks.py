@@ -52,13 +52,14 @@ def test_late_wait_ends_at_its_deadline_and_when_the_run_is_to_stop():
     loop = loop_of(pool, Trainer([published(1)]), **{"feedback.late": "wait", "feedback.wait_s": 1.5})
     began = time.monotonic()
     mixed, _ = turn(loop, [runner((3,))(3)], 10)
-    assert 1.4 < time.monotonic() - began < 4
+    assert time.monotonic() - began > 1.4
+    assert sum(pool.waits) < 1.51
     assert not mixed[0].learn.any()
     assert len(loop.payer.held) == 1  # its verdict is paid for: it is kept back
     loop.stopping = lambda: True
-    began = time.monotonic()
+    waits = len(pool.waits)
     turn(loop, [runner((3,), 2)(3)], 10)
-    assert time.monotonic() - began < 0.5
+    assert len(pool.waits) == waits
 
 
 def test_an_abstention_is_no_score():
@@ -183,12 +184,12 @@ def test_hold_does_not_ask_more_while_enough_is_in_flight():
 
 
 def test_hold_hears_that_the_run_is_to_stop():
-    loop = loop_of(Pool(hangs=True, delay=99), Trainer(), **{"reward_model.pace": "wait"})
+    pool = Pool(hangs=True, delay=99)
+    loop = loop_of(pool, Trainer(), **{"reward_model.pace": "wait"})
     asked = itertools.count()
     loop.stopping = lambda: next(asked) > 1
-    began = time.monotonic()
     loop.hold([runner((2,) * 4)(20)], 100, deadline_s=30)
-    assert time.monotonic() - began < 5
+    assert 1 <= len(pool.waits) <= 2
 
 
 @pytest.mark.parametrize(

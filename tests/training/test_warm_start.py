@@ -111,7 +111,7 @@ def test_labels_are_looked_at_beforehand_and_not_read(
 def test_a_run_ends_after_so_many_feedback_episodes(task: Path) -> None:
     wanted = config(task.parent, "ended", mix__source="direct", mix__credit="terminal", mix__unjudged="task",
                     run__feedback_episodes=30, run__total_steps=65_536, feedback__fraction=0.1, feedback__late="wait",
-                    run__init=str(task))  # fmt: skip
+                    feedback__wait_s=120.0, run__init=str(task))  # fmt: skip
     path = experiment.train(wanted).path
     summary = json.loads((path / "summary.json").read_text())
     rows = [json.loads(line) for line in (path / "result.json").read_text().splitlines()]
