@@ -33,7 +33,7 @@ from rlaif_ray.feedback.question import Asked, Questionnaire
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.types import Episode, Label, Verdict
 
-WANTED = JudgeConfig(kind="logodds", gguf="smollm2", prompt="homegrid-caption", caption="loaded")
+WANTED = JudgeConfig(kind="logodds", gguf="smollm2", prompt="homegrid-caption", caption="loaded", timeout_s=300.0)
 
 
 def episode(number: int, *, over: bool) -> Episode:
@@ -126,7 +126,7 @@ def test_a_run_asks_it_through_the_pool(served: JudgeConfig, tmp_path: Path) -> 
     pool = FeedbackPool(config, renderer=HomegridRenderer(), store_path=tmp_path / "labels.sqlite", run_id="run")
     try:
         assert len(pool.submit(EPISODES, inclusion_probability=0.5, step=100)) == len(EPISODES)
-        arrived = {label.episode_id: label.outcome for label in pool.wait(150.0)}
+        arrived = {label.episode_id: label.outcome for label in pool.wait(300.0)}
         assert len(arrived) == len(EPISODES)
         assert all(isinstance(one, Verdict) and one.probability == one.value for one in arrived.values())
         assert pool.stats().spend_usd == 0.0

@@ -4,7 +4,7 @@ import pytest
 from two_nodes import TwoNodes
 
 # On a busy machine two nodes take minutes to start; all marked long, they stay together in one process of pytest-xdist.
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1_200)]
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class TwoNodes:
         env = self.env | {"RAY_ADDRESS": self.address}
         try:
             subprocess.run(
-                [sys.executable, str(WAIT), "2", "150"], env=env, check=True, capture_output=True, timeout=240
+                [sys.executable, str(WAIT), "2", "400"], env=env, check=True, capture_output=True, timeout=450
             )
         except subprocess.SubprocessError:
             self.stop()
