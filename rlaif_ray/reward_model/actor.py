@@ -48,7 +48,8 @@ class RewardModelHandle(Protocol):
         """For a checkpoint: versions and counters; no labels."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state()``; add the stored labels again afterwards. Raises CheckpointError for anything else."""
+        """Go on from ``state()``. Labels added so far and outcomes not polled are forgotten: the caller adds the stored
+        labels again. Raises CheckpointError for anything else."""
 
     def skip(self, version: int) -> None:
         """Versions up to this one have been published before: the next ones have numbers above it."""
@@ -83,6 +84,7 @@ class LocalRewardModel:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._trainer.restore(state)
+        self._outcomes = []
 
     def skip(self, version: int) -> None:
         self._trainer.skip(version)
@@ -178,7 +180,6 @@ class RewardModelClient:
         return self._state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Labels added so far are forgotten: the caller adds the stored ones again."""
         self._checks.restore(state)
         self._state = self._checks.state()
         self._portions, self._outcomes = [], []

@@ -186,7 +186,8 @@ class RewardModelTrainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state()``. Raises CheckpointError for anything else or for another observation shape."""
+        """Go on from ``state()``, without labels: those added so far are forgotten, the caller adds the stored ones
+        again. Raises CheckpointError for anything else or for another observation shape."""
         try:
             if state["format"] != FORMAT:
                 raise CheckpointError(f"reward model trainer: got format {state['format']!r}, this one reads {FORMAT}")
@@ -199,6 +200,7 @@ class RewardModelTrainer:
                 f"reward model: got one for observations {served.obs_shape}, expected {self.obs_shape}"
             )
         self._version, self._considered, self.served = version, considered, served
+        self.labels = Labels(self.obs_shape, self.config.holdout, self.labels.audit_share)
 
     def _fitted(self, train: Sequence[Labelled], held: Sequence[Labelled]) -> _Fit:
         """A calibrated candidate."""

@@ -157,6 +157,23 @@ def test_state_goes_from_one_client_to_another(client, labels):
         other.close()
 
 
+@pytest.mark.parametrize("kind", ["local", pytest.param("actor", marks=pytest.mark.ray)])
+def test_a_rollback_forgets_labels_and_outcomes_so_that_none_counts_twice(kind, labels, request):
+    handle = (
+        request.getfixturevalue("client") if kind == "actor" else LocalRewardModel(CONFIG, obs_shape=OBS_SHAPE, seed=0)
+    )
+    beginning = handle.state()
+    _add(handle, labels, 0, 100)
+    handle.wait(WAIT_S)
+    _add(handle, labels, 100, 150)  # fitted, and never polled
+    handle.restore(beginning)
+    assert handle.poll() == []
+    handle.add(labels[0][:60], [1.0 - value for value in labels[1][:60]])  # were the old ones kept, each would be 1/2
+    (published,) = handle.wait(WAIT_S)
+    assert published.report.train_n + published.report.heldout_n == 60
+    assert published.report.on_policy.n == published.report.heldout_n
+
+
 @pytest.mark.ray
 def test_bad_labels_are_refused_where_they_are_handed_in(client, labels):
     with pytest.raises(ShapeError, match="value 2"):
