@@ -50,10 +50,12 @@ class Examined:
         }
 
     def detail(self) -> dict[str, Any]:
-        """What a ``RewardModelReport`` holds besides numbers, but for the drift."""
+        """What a ``RewardModelReport`` holds besides numbers, and the drift."""
         return {
             "periods": self.periods,
             "reliability": reliability(self.calibration.belief, self.calibration.target),
+            "drift_p": self.drift_p,
+            "drift_alarm": self.drift_alarm,
         }
 
 

@@ -119,14 +119,15 @@ def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gat
 
     * A candidate that didn't even learn its own training labels of both classes is refused: where the held-out labels
       lack a class, "always good" would pass otherwise. (``Grade.none()`` refuses nothing.)
-    * With its gate shut it is never published. The incumbent stays in service, and counts as long as *it* still passes.
+    * With its gate shut it is never published. The incumbent stays in service, is what the report is about, and counts
+      as long as *it* still passes.
     * With its gate open it replaces an incumbent unless that passes too and the candidate is clearly worse (paired).
     """
     shut = gate_shut_because(candidate, gate_accuracy)
     if not shut and on_training.gated_by < gate_accuracy:
         shut = f"balanced accuracy on its own training labels is {on_training.gated_by:.1%}: one class was not learned"
-    passes = incumbent is not None and not gate_shut_because(incumbent, gate_accuracy)
-    if incumbent is not None and passes:
+    old_shut = "" if incumbent is None else gate_shut_because(incumbent, gate_accuracy)
+    if incumbent is not None and not old_shut:
         if shut:
             return Decision(candidate, incumbent, gate_open=True, reason=f"rolled back: {shut}")
         if losses.clearly_worse(candidate.belief, incumbent.belief, candidate.target):
@@ -135,6 +136,9 @@ def decide(*, candidate: Grade, on_training: Grade, incumbent: Grade | None, gat
                 f"right, the version in service {incumbent.table.right}"
             )
             return Decision(candidate, incumbent, gate_open=True, reason=reason)
+    if shut and incumbent is not None:
+        reason = f"the new fit: {shut}; the version in service: {old_shut}"
+        return Decision(candidate, incumbent, gate_open=False, reason=reason)
     if shut:
         return Decision(candidate, candidate, gate_open=False, reason=shut)
     return Decision(candidate, candidate, gate_open=True, publish=True)

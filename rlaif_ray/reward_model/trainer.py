@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
 from rlaif_ray.config import RewardModelConfig
@@ -35,7 +35,7 @@ class Published:
     """The outcome of one fit. ``report.gate_open`` says whether the version in service may count from now on."""
 
     state: dict[str, Any] | None  # ``RewardModel.state()`` of a new version; None: nothing new to load
-    report: RewardModelReport  # of the version in service; of the refused candidate where there is none
+    report: RewardModelReport  # of the version in service; of the refused candidate where that can't be graded
 
 
 class Options(TypedDict, total=False):
@@ -60,6 +60,34 @@ class _Fit:
             found |= {"flip_bad_as_good": self.flips.bad_as_good, "flip_good_as_bad": self.flips.good_as_bad}
         return found
 
+    def refused(self) -> dict[str, float]:
+        """All of it under names that can't be taken for those of the version in service."""
+        found = {"loss": self.loss, "train_n": float(self.train_n)} | self.figures()
+        return {f"candidate_{name}": value for name, value in found.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What ``of`` needs besides the model."""
+        return {"loss": self.loss, "train_n": self.train_n, "flips": None if self.flips is None else asdict(self.flips)}
+
+    @staticmethod
+    def of(model: RewardModel, state: Mapping[str, Any]) -> _Fit:
+        """Raises KeyError, TypeError, ValueError. An older checkpoint knows of no loss: nan."""
+        flips = state.get("flips")
+        return _Fit(
+            model,
+            loss=float(state.get("loss", math.nan)),
+            train_n=int(state.get("train_n", len(model.trained_on))),
+            flips=None if flips is None else FlipRates(**flips),
+        )
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """A fit and what was found of it."""
+
+    fit: _Fit
+    found: Examined
+
 
 class RewardModelTrainer:
     """Holds labelled episodes and the version in service.
@@ -72,7 +100,7 @@ class RewardModelTrainer:
     ) -> None:
         self.config, self.obs_shape, self.seed = config, tuple(obs_shape), seed
         self.device = options.get("device", "cpu")
-        self.served: RewardModel | None = None
+        self._in_service: _Fit | None = None
         self.labels = Labels(self.obs_shape, config.holdout, options.get("audit_share"))
         self._considered = 0  # labels that the last fit knew
         self._version = 0  # the highest number that was given to a version
@@ -81,6 +109,11 @@ class RewardModelTrainer:
     def __len__(self) -> int:
         """Distinct labelled episodes."""
         return len(self.labels)
+
+    @property
+    def served(self) -> RewardModel | None:
+        """The version in service; None: no fit has been published yet."""
+        return None if self._in_service is None else self._in_service.model
 
     def add(
         self,
@@ -131,38 +164,36 @@ class RewardModelTrainer:
         why_not = _too_little(train, held)
         if why_not:
             decision = Decision(None, None, gate_open=False, reason=why_not)
-            return Published(None, self._report(decision, None, None, len(train), started))
+            return Published(None, self._ungraded(decision, len(train), started))
         fit = self._fitted(train, held)
-        asked, served = self._comparable(held)
-        candidate, new = fit.model, examine(fit.model, asked)
-        old = None if served is None else examine(served, asked)
+        asked, rival = self._comparable(held)
+        candidate, new = fit.model, _Graded(fit, examine(fit.model, asked))
+        old = None if rival is None else _Graded(rival, examine(rival.model, asked))
         decision = decide(
-            candidate=new.exam,
-            on_training=self._on_training(candidate, train, new.exam),
-            incumbent=None if old is None else old.exam,
+            candidate=new.found.exam,
+            on_training=self._on_training(candidate, train, new.found.exam),
+            incumbent=None if old is None else old.found.exam,
             gate_accuracy=self.config.gate_accuracy,
         )
         if decision.publish:
             self._version += 1
-            candidate.version, self.served = self._version, candidate
+            candidate.version, self._in_service = self._version, fit
             candidate.scale = scale_over(candidate, [*train, *held])  # nothing is learned from the held-out ones here
-        shown = old if old is not None and decision.shown is old.exam else new
-        report = self._report(decision, shown, fit, len(train), started)
-        in_service = new if decision.publish or old is None else old  # also where its gate shut just now
-        report = replace(report, drift_p=in_service.drift_p, drift_alarm=in_service.drift_alarm)
+        shown = old if old is not None and decision.shown is old.found.exam else new
+        report = self._report(decision, shown, fit, started)
         return Published(candidate.state() if decision.publish else None, report)
 
-    def _comparable(self, held: Sequence[Labelled]) -> tuple[Sequence[Labelled], RewardModel | None]:
+    def _comparable(self, held: Sequence[Labelled]) -> tuple[Sequence[Labelled], _Fit | None]:
         """Labels that neither a new version nor the one in service has learned from, and that one; all and None where
         too few are left.
 
         Which labels are held out can change: an audit asks about what was learned from. By what it knows from learning,
         a version in service would look better than it is.
         """
-        if self.served is None:
+        if self._in_service is None:
             return held, None
-        unseen = [one for one in held if mark(one.key) not in self.served.trained_on]
-        return (unseen, self.served) if len(unseen) >= FEWEST_HELD_OUT else (held, None)
+        unseen = [one for one in held if mark(one.key) not in self._in_service.model.trained_on]
+        return (unseen, self._in_service) if len(unseen) >= FEWEST_HELD_OUT else (held, None)
 
     def _on_training(self, candidate: RewardModel, train: Sequence[Labelled], exam: Grade) -> Grade:
         """Whether it learned what it was taught. Labels that were preferred for being hard would say that it didn't, of
@@ -183,6 +214,7 @@ class RewardModelTrainer:
             "version": self._version,
             "considered": self._considered,
             "served": None if self.served is None else self.served.state(),
+            "served_fit": None if self._in_service is None else self._in_service.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -193,13 +225,14 @@ class RewardModelTrainer:
                 raise CheckpointError(f"reward model trainer: got format {state['format']!r}, this one reads {FORMAT}")
             version, considered = int(state["version"]), int(state["considered"])
             served = None if state["served"] is None else RewardModel.from_state(state["served"])
+            in_service = None if served is None else _Fit.of(served, state.get("served_fit") or {})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"not a reward model trainer's state: {type(error).__name__}: {error}") from error
         if served is not None and served.obs_shape != self.obs_shape:
             raise CheckpointError(
                 f"reward model: got one for observations {served.obs_shape}, expected {self.obs_shape}"
             )
-        self._version, self._considered, self.served = version, considered, served
+        self._version, self._considered, self._in_service = version, considered, in_service
         self.labels = Labels(self.obs_shape, self.config.holdout, self.labels.audit_share)
 
     def _fitted(self, train: Sequence[Labelled], held: Sequence[Labelled]) -> _Fit:
@@ -212,28 +245,44 @@ class RewardModelTrainer:
         model.calibrated_on = frozenset(mark(one.key) for one in held)
         return _Fit(model, loss, len(train), flips)
 
-    def _report(
-        self, decision: Decision, examined: Examined | None, fit: _Fit | None, train_n: int, started: float
-    ) -> RewardModelReport:
-        """On the version in service where one stays or comes in; on the refused candidate else."""
-        shown = Grade.none() if examined is None else examined.pooled
-        extra = {"temperature": math.nan} if fit is None else fit.figures()
-        extra |= {} if examined is None else examined.figures()
+    def _report(self, decision: Decision, shown: _Graded, candidate: _Fit, started: float) -> RewardModelReport:
+        """All figures are those of the fit that is shown, but for the ones of a ``candidate_``."""
+        fit, found = shown.fit, shown.found
+        extra = fit.figures() | found.figures()
         if decision.candidate is not None:
             extra["candidate_accuracy"] = decision.candidate.accuracy
+        if fit is not candidate:
+            extra |= candidate.refused()
         return RewardModelReport(
             version=0 if self.served is None else self.served.version,
+            about="served" if fit is self._in_service else "candidate",
             gate_open=decision.gate_open,
-            heldout_accuracy=shown.accuracy,
-            heldout_n=shown.n,
-            heldout_low=shown.interval[0],
-            balanced_accuracy=shown.balanced,
-            train_n=train_n,
-            loss=math.nan if fit is None else fit.loss,
+            heldout_accuracy=found.pooled.accuracy,
+            heldout_n=found.pooled.n,
+            heldout_low=found.pooled.interval[0],
+            balanced_accuracy=found.pooled.balanced,
+            train_n=fit.train_n,
+            loss=fit.loss,
             fit_s=time.perf_counter() - started,
             reason=decision.reason,
             extra=extra,
-            **({} if examined is None else examined.detail()),
+            **found.detail(),
+        )
+
+    def _ungraded(self, decision: Decision, train_n: int, started: float) -> RewardModelReport:
+        """Where no fit was made."""
+        return RewardModelReport(
+            version=0 if self.served is None else self.served.version,
+            gate_open=decision.gate_open,
+            heldout_accuracy=math.nan,
+            heldout_n=0,
+            heldout_low=Grade.none().interval[0],
+            balanced_accuracy=math.nan,
+            train_n=train_n,
+            loss=math.nan,
+            fit_s=time.perf_counter() - started,
+            reason=decision.reason,
+            extra={"temperature": math.nan},
         )
 
 

@@ -190,9 +190,10 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class RewardModelReport:
-    """One published (or refused) version of the reward model."""
+    """What came of one fit. All figures are of one model, the one that it is ``about``, but for those whose names begin
+    with ``candidate_``: these are of a new fit that was refused."""
 
-    version: int  # 0: none yet
+    version: int  # in service after it; 0: none yet
     gate_open: bool
     heldout_accuracy: float  # agreement with the judge on labels never trained on, [0, 1]; nan before the first fit
     heldout_n: int
@@ -205,8 +206,10 @@ class RewardModelReport:
     extra: Mapping[str, float] = field(default_factory=dict)
     periods: tuple[PeriodAccuracy, ...] = ()  # by policy version, oldest first; the last one is on-policy
     reliability: tuple[ReliabilityBin, ...] = ()
-    drift_p: float = math.nan  # of the version in service: how likely so many errors in the newest period are by chance
+    drift_p: float = math.nan  # how likely so many errors in the newest period are by chance
     drift_alarm: bool = False
+    # The version in service; a candidate that was refused, where none is or none can be graded; "": no fit was made.
+    about: Literal["", "served", "candidate"] = ""
 
     @property
     def on_policy(self) -> PeriodAccuracy | None:
@@ -223,7 +226,8 @@ class RewardModelReport:
         """All of it in plain numbers, lists and dictionaries, for a summary."""
         plain = asdict(self)
         extra: dict[str, Any] = plain.pop("extra")
-        return plain | extra | {"on_policy_accuracy": self.on_policy_accuracy}
+        about_version = self.version if self.about == "served" else 0
+        return plain | extra | {"on_policy_accuracy": self.on_policy_accuracy, "about_version": about_version}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from meeting_world import OBS_SHAPE, meeting_episodes, noisy_verdicts
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError, ShapeError
 from rlaif_ray.reward_model import RewardModel, RewardModelTrainer, fitting, grading
+from rlaif_ray.reward_model.examining import examine
 from rlaif_ray.reward_model.labelled import is_held_out, observation_key
 from rlaif_ray.types import Episode, EpisodeBatch
 
@@ -193,6 +194,60 @@ def test_a_worse_fit_is_rolled_back(world, monkeypatch):
     assert again.state["version"] == 2
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_refused_fit_s_figures_are_not_taken_for_those_of_the_version_in_service(world, monkeypatch, restored):
+    episodes, bad = world
+    values = noisy_verdicts(bad, 0)
+    trainer = _fresh(episodes[:150], values[:150], CONFIG.model_copy(update={"noise": "estimated"}))
+    good = trainer.fit().report
+    if restored:
+        state = pickle.loads(pickle.dumps(trainer.state()))
+        trainer = _fresh([], [], trainer.config)
+        trainer.restore(state)
+        trainer.add(episodes[:150], values[:150])
+    monkeypatch.setattr("rlaif_ray.reward_model.ensemble.fit_net", lambda *a: 9.0)  # nothing is learned
+    trainer.add(episodes[150:], values[150:])
+    after = trainer.fit().report
+    assert after.reason.startswith("rolled back")
+    assert (good.about, after.about) == ("served", "served")
+    assert (after.loss, after.train_n) == (good.loss, good.train_n)
+    assert after.extra["temperature"] == good.extra["temperature"] == trainer.served.temperature
+    assert after.extra["flip_bad_as_good"] == good.extra["flip_bad_as_good"]
+    assert after.extra["candidate_loss"] == 9.0
+    assert after.extra["candidate_train_n"] > good.train_n
+    assert {"candidate_temperature", "candidate_flip_bad_as_good"} <= set(after.extra)
+    assert "candidate_loss" not in good.extra
+    assert after.figures()["about_version"] == 1
+
+
+def test_where_both_fail_the_gate_all_is_told_of_the_version_in_service(world, monkeypatch):
+    episodes, bad = world
+    trainer = _fresh(episodes[:150], 1.0 - bad[:150])
+    good = trainer.fit().report
+    assert good.gate_open
+    monkeypatch.setattr("rlaif_ray.reward_model.ensemble.fit_net", lambda *a: 9.0)  # nothing is learned
+    turned = [replace(one, policy_version=1) for one in episodes[150:]]
+    trainer.add(turned, bad[150:].astype(float))  # the judge has changed its mind
+    after = trainer.fit().report
+    assert (after.gate_open, after.version, after.about) == (False, 1, "served")
+    served = examine(trainer.served, trainer.parts()[1])
+    assert after.periods == served.periods
+    assert after.heldout_accuracy == served.pooled.accuracy
+    assert (after.drift_p, after.drift_alarm) == (served.drift_p, True)
+    assert after.loss == good.loss != after.extra["candidate_loss"]
+    assert after.reason.startswith("the new fit: balanced")
+    assert "the version in service: balanced" in after.reason
+
+
+def test_a_candidate_that_is_refused_before_any_was_published_is_called_so(world):
+    episodes, _ = world
+    values = np.random.default_rng(5).integers(0, 2, 300).astype(float)
+    report = _fresh(episodes, values).fit().report
+    assert (report.version, report.about, report.figures()["about_version"]) == (0, "candidate", 0)
+    assert not [name for name in report.extra if name.startswith("candidate_") and name != "candidate_accuracy"]
+    assert _fresh(episodes[:60], np.ones(60)).fit().report.about == ""  # nothing was fitted
+
+
 def test_the_gate_shuts_again_when_the_judge_changes_its_mind(world):
     episodes, bad = world
     trainer = _fresh(episodes[:100], 1.0 - bad[:100])
@@ -228,8 +283,9 @@ def test_decisions():
     assert (worse.publish, worse.gate_open, worse.shown) == (False, True, good)
     refused = decide(bad, None)
     assert (refused.publish, refused.gate_open, refused.shown) == (False, False, bad)
-    both_shut = decide(bad, bad)
-    assert (both_shut.publish, both_shut.gate_open) == (False, False)
+    other_bad = _grade(9, 11)
+    both_shut = decide(bad, other_bad)
+    assert (both_shut.publish, both_shut.gate_open, both_shut.shown) == (False, False, other_bad)
     unlearned = decide(good, None, on_training=bad)
     assert not unlearned.publish
     assert "one class was not learned" in unlearned.reason
