@@ -79,7 +79,8 @@ class RewardModelConfig(Section):
     batch_size: PositiveInt = 64
     """Labels of one gradient step."""
     noise: Literal["none", "estimated"] = "none"
-    """The judge's mistakes: not thought of, or their rates estimated from folds and undone in the loss."""
+    """The judge's mistakes: not thought of, or their rates estimated from folds and undone in the loss. Only verdicts
+    that claim certainty (0 or 1) can be flipped; a rating or probability in between is learned from as it is."""
     early_stop: Literal["training", "validation"] = "training"
     """What ends a fit early: the loss on the labels it learns from, or on an eighth of them that it doesn't."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2

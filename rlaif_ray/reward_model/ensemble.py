@@ -17,7 +17,7 @@ from rlaif_ray.reward_model.nets import SequenceNet
 from rlaif_ray.reward_model.noise import FlipRates, estimate_flips
 from rlaif_ray.types import Array
 
-__all__ = ["estimated_flips", "fit_members", "training_set"]
+__all__ = ["certain", "estimated_flips", "fit_members", "training_set"]
 
 VALIDATION_SHARE = 1 / 8  # of the labels to learn from
 FEWEST_TO_VALIDATE = 10  # with fewer the training loss says when to stop
@@ -62,7 +62,7 @@ def estimated_flips(
         if inside and others:
             model, _ = fit_members(alone, others, (*seed, k), device=device)
             belief[fold == k] = final_beliefs(model, inside)
-    return estimate_flips(belief, target, symmetric=len(train[0].obs) == 2)
+    return estimate_flips(belief, target, certain(train), symmetric=len(train[0].obs) == 2)
 
 
 def training_set(
@@ -77,7 +77,15 @@ def training_set(
     target = targets(labels)[kept]
     weight = (np.array([one.weight for one in labels]) * times)[kept]
     under = None if flips is None else flips.under(losses.class_ratio(target, weight))
-    return TrainingSet.of([labels[int(i)].digests for i in kept], target, losses.class_weights(target, weight), under)
+    sure = certain(labels)[kept]
+    balanced = losses.class_weights(target, weight)
+    return TrainingSet.of([labels[int(i)].digests for i in kept], target, balanced, under, None if sure.all() else sure)
+
+
+def certain(labels: Sequence[Labelled]) -> Array:
+    """(E,) bool: which labels claim certainty. Verdicts that do are so on average too: a share of them is flipped, and
+    the loss is linear in the label."""
+    return np.array([all(value in (0.0, 1.0) for value in one.values) for one in labels], bool)
 
 
 def _parts(config: RewardModelConfig, train: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:

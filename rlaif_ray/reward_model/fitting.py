@@ -40,15 +40,20 @@ class TrainingSet:
     target: Array  # (E,) float32 in [0, 1]; of a pair: that the first one is preferred
     weight: Array  # (E,) float32
     seconds: Bags | None = None  # of pairs
-    flips: FlipRates | None = None  # of the targets, as they are weighted here
+    flips: FlipRates | None = None  # of the targets that claim certainty, as they are weighted here
+    certain: Array | None = None  # (E,) bool, which of them do; None: all
 
     @staticmethod
     def of(
-        digests: Sequence[tuple[Bags, ...]], target: Array, weight: Array, flips: FlipRates | None = None
+        digests: Sequence[tuple[Bags, ...]],
+        target: Array,
+        weight: Array,
+        flips: FlipRates | None = None,
+        certain: Array | None = None,
     ) -> TrainingSet:
         first, *second = (Bags.pack(each) for each in zip(*digests, strict=True))
         return TrainingSet(
-            first, target.astype(np.float32), weight.astype(np.float32), second[0] if second else None, flips
+            first, target.astype(np.float32), weight.astype(np.float32), second[0] if second else None, flips, certain
         )
 
     def __len__(self) -> int:
@@ -56,15 +61,22 @@ class TrainingSet:
 
     def take(self, index: Array) -> TrainingSet:
         seconds = None if self.seconds is None else self.seconds.take(index)
-        return TrainingSet(self.digests.take(index), self.target[index], self.weight[index], seconds, self.flips)
+        certain = None if self.certain is None else self.certain[index]
+        return TrainingSet(
+            self.digests.take(index), self.target[index], self.weight[index], seconds, self.flips, certain
+        )
 
     def loss(self, net: SequenceNet) -> torch.Tensor:
         """The net's loss on all of it: cross entropy of approvals, or of preferences (Bradley-Terry)."""
         logit = net.final_logit(self.digests)
         target, weight = (torch.from_numpy(a).to(logit.device) for a in (self.target, self.weight))
         if self.seconds is None:
-            return losses.binary_cross_entropy(logit, target, weight, self.flips)
-        return losses.bradley_terry(logit, net.final_logit(self.seconds), target, weight, self.flips)
+            return losses.binary_cross_entropy(logit, target, weight, self.flips, self._certain(logit))
+        second = net.final_logit(self.seconds)
+        return losses.bradley_terry(logit, second, target, weight, self.flips, self._certain(logit))
+
+    def _certain(self, like: torch.Tensor) -> torch.Tensor | None:
+        return None if self.certain is None else torch.from_numpy(self.certain).to(like.device)
 
     def losses(self, net: SequenceNet) -> Array:
         """(E,) weighted loss of each, float64, as the net is now: no dropout, no gradients."""
@@ -73,7 +85,8 @@ class TrainingSet:
             logit = net.final_logit(self.digests)
             if self.seconds is not None:
                 logit = logit - net.final_logit(self.seconds)
-            each = losses.cross_entropies(logit, torch.from_numpy(self.target).to(logit.device), self.flips)
+            target = torch.from_numpy(self.target).to(logit.device)
+            each = losses.cross_entropies(logit, target, self.flips, self._certain(logit))
         net.train()
         weighted: Array = each.cpu().numpy().astype(np.float64) * self.weight
         return weighted

@@ -45,34 +45,50 @@ SMALLEST_FLIP = 1e-6  # its logarithm must be finite
 ANCHOR = 0.01  # a tenth of it lets logits drift, ten times as much pulls differences together
 
 
-def binary_cross_entropy(logit_E: Tensor, target_E: Tensor, weight_E: Tensor, flips: FlipRates | None = None) -> Tensor:
+def binary_cross_entropy(
+    logit_E: Tensor,
+    target_E: Tensor,
+    weight_E: Tensor,
+    flips: FlipRates | None = None,
+    certain_E: Tensor | None = None,
+) -> Tensor:
     """Scalar: sum_e w_e c_e / sum_e w_e of the ``cross_entropies`` c_e. Raises ShapeError unless of one shape."""
     if not logit_E.shape == target_E.shape == weight_E.shape:
         raise ShapeError(
             f"cross entropy: got logits {tuple(logit_E.shape)}, targets {tuple(target_E.shape)}, "
             f"weights {tuple(weight_E.shape)}, expected one shape (E,)"
         )
-    return (weight_E * cross_entropies(logit_E, target_E, flips)).sum() / weight_E.sum()
+    return (weight_E * cross_entropies(logit_E, target_E, flips, certain_E)).sum() / weight_E.sum()
 
 
-def cross_entropies(logit_E: Tensor, target_E: Tensor, flips: FlipRates | None = None) -> Tensor:
+def cross_entropies(
+    logit_E: Tensor, target_E: Tensor, flips: FlipRates | None = None, certain_E: Tensor | None = None
+) -> Tensor:
     """(E,) softplus(l_e) - y_e l_e, that is -y log p - (1-y) log(1-p), with p = sigmoid(l).
 
     With ``flips`` p stands for what is the case and y for what a judge says of it that calls a share a of the bad good
     and a share b of the good bad: the label is held against q = (1 - b) p + a (1 - p) instead. At its minimum p is then
     what it would be without the flips (forward correction: Patrini et al. 2017, arXiv:1609.03683, theorem 2).
+    ``certain_E``: bool, which labels that is about, those that claim certainty; None: all.
     """
+    plain_E = torch.nn.functional.softplus(logit_E) - target_E * logit_E
     if not flips:
-        return torch.nn.functional.softplus(logit_E) - target_E * logit_E
+        return plain_E
     log_p, log_not_p = torch.nn.functional.logsigmoid(logit_E), torch.nn.functional.logsigmoid(-logit_E)
     a, b = (max(rate, SMALLEST_FLIP) for rate in (flips.bad_as_good, flips.good_as_bad))
     log_q = torch.logaddexp(math.log1p(-b) + log_p, math.log(a) + log_not_p)
     log_not_q = torch.logaddexp(math.log(b) + log_p, math.log1p(-a) + log_not_p)
-    return -(target_E * log_q + (1 - target_E) * log_not_q)
+    corrected_E = -(target_E * log_q + (1 - target_E) * log_not_q)
+    return corrected_E if certain_E is None else torch.where(certain_E, corrected_E, plain_E)
 
 
 def bradley_terry(
-    first_P: Tensor, second_P: Tensor, target_P: Tensor, weight_P: Tensor, flips: FlipRates | None = None
+    first_P: Tensor,
+    second_P: Tensor,
+    target_P: Tensor,
+    weight_P: Tensor,
+    flips: FlipRates | None = None,
+    certain_P: Tensor | None = None,
 ) -> Tensor:
     """Scalar: cross entropy of P(first is preferred) = sigmoid(l_first - l_second), plus a hundredth of the mean of
     ((l_first + l_second) / 2)^2.
@@ -81,7 +97,8 @@ def bradley_terry(
     was seen. Bradley and Terry 1952; Christiano et al. 2017, arXiv:1706.03741, section 2.2.3.
     """
     around_P = (first_P + second_P) / 2
-    return binary_cross_entropy(first_P - second_P, target_P, weight_P, flips) + ANCHOR * (around_P**2).mean()
+    judged = binary_cross_entropy(first_P - second_P, target_P, weight_P, flips, certain_P)
+    return judged + ANCHOR * (around_P**2).mean()
 
 
 def class_weights(target_E: Array, weight_E: Array) -> Array:

@@ -1,5 +1,10 @@
 """How often a judge's labels are flipped, estimated, and what that means for a weighted loss. Pure.
 
+Only a label that claims certainty (0 or 1) can be flipped: the model of Natarajan et al. 2013 ("Learning with noisy
+labels") and of the papers below has a class for a label. One in between says itself how far it is to be trusted, and a
+cross entropy is smallest at its expectation as it is (Gneiting and Raftery 2007, "Strictly proper scoring rules"):
+there is nothing to undo.
+
 The rates come from beliefs about labels that the model did not learn from (folds): independent mistakes average out in
 a model, so where it is confident and the label says otherwise, the label is taken to be flipped. That counts what is
 *not* learnable as noise: a judge that errs about a kind of content is believed.
@@ -41,13 +46,18 @@ class FlipRates:
         return FlipRates(a / (a + ratio * (1 - a)), ratio * b / (ratio * b + 1 - b))
 
 
-def estimate_flips(belief_E: Array, target_E: Array, *, symmetric: bool = False) -> FlipRates:
-    """Rates from (E,) beliefs that never saw their own labels against the (E,) labels.
+def estimate_flips(
+    belief_E: Array, target_E: Array, certain_E: Array | None = None, *, symmetric: bool = False
+) -> FlipRates:
+    """Rates from (E,) beliefs that never saw their own labels against the (E,) labels. ``certain_E``: bool, which of
+    them claim certainty, and are looked at; None: all.
 
     A belief is confident of a class where it is above its mean over the labels of that class (Northcutt et al. 2021,
     "Confident learning", arXiv:1911.00068, eq. 1 and 2). ``symmetric``: of preferences, where which one is first means
     nothing, both rates are one.
     """
+    if certain_E is not None:
+        belief_E, target_E = belief_E[certain_E], target_E[certain_E]
     counts = []
     for belief, target in ((1 - belief_E, 1 - target_E), (belief_E, target_E)):
         threshold = max(0.5, float(np.sum(belief * target) / max(target.sum(), 1e-9)))

@@ -7,8 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from meeting_world import OBS_SHAPE, meeting_batch, meeting_episodes
 
-from rlaif_ray.reward_model import losses
+from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.reward_model import RewardModelTrainer, losses
+from rlaif_ray.reward_model.ensemble import certain
 from rlaif_ray.reward_model.noise import MOST_FLIPPED, FlipRates, estimate_flips
 
 rates = st.floats(0.0, 0.4)
@@ -75,3 +78,47 @@ def test_of_preferences_both_rates_are_one():
     belief = np.where(first, 0.95, 0.05)
     found = estimate_flips(belief, _flipped(first, FlipRates(0.3, 0.05), 4), symmetric=True)
     assert found.bad_as_good == found.good_as_bad == pytest.approx(0.1, abs=0.03)
+
+
+def test_only_labels_that_claim_certainty_are_flipped_or_corrected():
+    rng = np.random.default_rng(5)
+    truth = rng.random(4_000) < 0.6
+    belief = np.clip(np.where(truth, 0.93, 0.08) + rng.normal(0, 0.04, 4_000), 0, 1)
+    certain = rng.random(4_000) < 0.5
+    flips = FlipRates(0.15, 0.1)
+    target = np.where(certain, _flipped(truth, flips, 6), np.where(truth, 0.8, 0.25))
+    found = estimate_flips(belief, target, certain)
+    assert (found.bad_as_good, found.good_as_bad) == pytest.approx((0.15, 0.1), abs=0.03)
+    assert not estimate_flips(belief, np.where(truth, 0.8, 0.25), np.zeros(4_000, bool))
+    logit, said = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 0.25, 0.0])
+    plain, corrected = losses.cross_entropies(logit, said), losses.cross_entropies(logit, said, flips)
+    found_E = losses.cross_entropies(logit, said, flips, torch.tensor([True, False, True]))
+    assert torch.equal(found_E, torch.stack([corrected[0], plain[1], corrected[2]]))
+
+
+def test_a_judge_that_says_how_sure_it_is_is_taken_at_its_word():
+    """0.8 for good and 0.25 for bad, never on the wrong side: there is nothing to undo."""
+    episodes, bad = meeting_episodes(200, seed=2)
+    said, fits = np.where(bad, 0.25, 0.8), {}
+    for noise in ("none", "estimated"):
+        trainer = RewardModelTrainer(RewardModelConfig(noise=noise), OBS_SHAPE, seed=0)
+        trainer.add(episodes, said.tolist())
+        fits[noise] = trainer.fit().report, trainer.served.score(meeting_batch(60, seed=3)).final
+    assert np.array_equal(fits["none"][1], fits["estimated"][1])
+    report = fits["estimated"][0]
+    assert (report.extra["flip_bad_as_good"], report.extra["flip_good_as_bad"]) == (0.0, 0.0)
+    assert report.extra["temperature"] == fits["none"][0].extra["temperature"]
+    assert report.extra["calibration_error"] < 0.05
+
+
+def test_copies_of_a_hard_label_claim_certainty_and_a_soft_one_does_not():
+    (episode, other, third), _ = meeting_episodes(3, seed=4)
+    trainer = RewardModelTrainer(RewardModelConfig(), OBS_SHAPE, seed=0)
+    trainer.add([episode, episode, other, third, third], [1.0, 0.0, 0.8, 1.0, 0.8])
+    found = {len(one.values) + sum(one.values): sure for one, sure in _with_certainty(trainer)}
+    assert found == {3.0: True, 1.8: False, 3.8: False}
+
+
+def _with_certainty(trainer):
+    labels = trainer.labels.in_order()
+    return zip(labels, certain(labels).tolist(), strict=True)
