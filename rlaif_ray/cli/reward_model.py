@@ -29,7 +29,7 @@ CHOICES = {
 
 
 def fit(command: Fit) -> int:
-    """Fit, grade on what was held out, and write the model; 1 where its gate stays shut: nothing is written then."""
+    """Fit, grade on what was held out, and write the model; 1 where it is refused: graded all the same, not written."""
     given = _given(command)
     _check_out(Path(command.out))
     with only_json(command.json):
@@ -43,22 +43,21 @@ def fit(command: Fit) -> int:
         pool.teach(trainer)
         published = trainer.fit()
         train, held = trainer.parts()
-        if published.report.heldout_n == 0:
-            raise ConfigError(
-                f"labels: got {len(trainer)} distinct ones, which can't be fitted: {published.report.reason}"
-            )
-        model, figures = trainer.served, {}
-        if model is not None:
+        report, model, taken = published.report, trainer.candidate, trainer.served is not None
+        if model is None or report.heldout_n == 0:
+            raise ConfigError(f"labels: got {len(trainer)} distinct ones, which can't be fitted: {report.reason}")
+        if taken:
             model.save(command.out)
-            figures = figures_of(model, held, pool.truth)
+        figures = figures_of(model, held, pool.truth)
+        figures["gate"] |= {"passed": report.gate_open, "reason": report.reason}  # it also asks what was learned
         figures |= {
-            "status": "published" if model is not None else "refused", "reason": published.report.reason,
-            "file": command.out if model is not None else None, "labels": _counts(pool, len(train) + len(held), held),
-            "fit_s": published.report.fit_s, "loss": published.report.loss,
-            "flips": {k.removeprefix("flip_"): v for k, v in published.report.extra.items() if k.startswith("flip_")},
+            "status": "published" if taken else "refused", "reason": report.reason,
+            "file": command.out if taken else None, "labels": _counts(pool, len(train) + len(held), held),
+            "fit_s": report.fit_s, "loss": report.loss,
+            "flips": {k.removeprefix("flip_"): v for k, v in report.extra.items() if k.startswith("flip_")},
         }  # fmt: skip
     _say(command.json, figures)
-    return 0 if model is not None else 1
+    return 0 if taken else 1
 
 
 def evaluate(command: Grade) -> int:
@@ -159,10 +158,15 @@ def _say(as_json: bool, figures: dict[str, Any]) -> None:
 def _lines(figures: dict[str, Any]) -> list[str]:
     from rlaif_ray.cli.reward_model_figures import told
 
-    if figures["status"] == "refused":
-        return [f"Not written: {figures['reason']}."]
     flips = figures.get("flips")
     noise = [f"judge's mistakes   {flips['bad_as_good']:.1%} of bad called good, {flips['good_as_bad']:.1%} of good "
              "called bad (estimated)"] if flips else []  # fmt: skip
-    end = ["", f"Written to {figures['file']}."] if figures["status"] == "published" else []
-    return [*told(figures), *noise, *end]
+    return [*told(figures), *noise, *_ending(figures)]
+
+
+def _ending(figures: dict[str, Any]) -> list[str]:
+    """What became of a fit."""
+    if figures["status"] == "evaluated":
+        return []
+    written = figures["status"] == "published"
+    return ["", f"Written to {figures['file']}." if written else f"Not written: {figures['reason']}."]

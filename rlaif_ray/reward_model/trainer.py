@@ -101,6 +101,7 @@ class RewardModelTrainer:
         self.config, self.obs_shape, self.seed = config, tuple(obs_shape), seed
         self.device = options.get("device", "cpu")
         self._in_service: _Fit | None = None
+        self.candidate: RewardModel | None = None  # what the last fit made, whether it was published or not
         self.labels = Labels(self.obs_shape, config.holdout, options.get("audit_share"))
         self._considered = 0  # labels that the last fit knew
         self._version = 0  # the highest number that was given to a version
@@ -167,7 +168,8 @@ class RewardModelTrainer:
             return Published(None, self._ungraded(decision, len(train), started))
         fit = self._fitted(train, held)
         asked, rival = self._comparable(held)
-        candidate, new = fit.model, _Graded(fit, examine(fit.model, asked))
+        self.candidate = candidate = fit.model
+        new = _Graded(fit, examine(candidate, asked))
         old = None if rival is None else _Graded(rival, examine(rival.model, asked))
         decision = decide(
             candidate=new.found.exam,

@@ -23,7 +23,7 @@ from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Asked, JudgeIdentity, question_about
 from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.reward_model import RewardModel
+from rlaif_ray.reward_model import RewardModel, grading
 from rlaif_ray.types import Abstention, Array, Draw, Episode, Usage, Verdict
 
 FREE = Usage(cost_usd=0.0)
@@ -245,7 +245,27 @@ def test_a_gate_that_stays_shut_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     found = figures(capsys, "fit", str(random), "--out", str(out), code=1)
     assert found["status"] == "refused"
     assert "gate" in str(found["reason"])
+    assert found["gate"]["passed"] is False
+    assert found["gate"]["reason"] == found["reason"]
     assert not out.exists()
+    assert main(["reward-model", "fit", str(random), "--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    for words in ("agrees with judge", "gate               shut", "Brier score", "truth (audit only)", "Not written: "):
+        assert words in said
+
+
+def test_what_was_refused_is_graded_as_what_was_published(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fit", str(run), "--out", str(tmp_path / "model.npz"), "--seed", "1"]
+    published = figures(capsys, *words)
+    monkeypatch.setattr(grading, "gate_shut_because", lambda *_: "it is shut")
+    refused = figures(capsys, *words, code=1)
+    assert (refused["status"], refused["reason"], refused["file"]) == ("refused", "it is shut", None)
+    for name in ("against_judge", "calibration", "policy_versions", "on_policy", "drift", "labels", "truth_audit_only"):
+        assert json.dumps(refused[name]) == json.dumps(published[name])  # nan is no nan's equal
+    assert refused["model"] == published["model"] | {"version": 0}
+    assert refused["gate"] == published["gate"] | {"passed": False, "reason": "it is shut"}
 
 
 def test_what_is_wrong_is_said(run: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
