@@ -94,7 +94,10 @@ class RewardModelConfig(Section):
     """Growth of the labels before another fit, as a share of those that the last one knew: all fits together then cost
     as much as some ten of the last. 0: after every `retrain_every`, whatever that costs."""
     gate_accuracy: Fraction = 0.85
-    """Balanced held-out accuracy (plain where a class is missing) from which its scores count."""
+    """Balanced held-out accuracy (plain where a class is missing) from which its scores count. It is agreement with the
+    judge, whose own mistakes are in the held-out labels too, whatever `noise` says: of a judge that errs in 20 % of the
+    good and of the bad, a perfect model agrees with some 80 %, and never passes 0.85. For such a judge set it lower;
+    with `noise: estimated` the reason of a shut gate says what a perfect model would get."""
     labels: str = ""
     """Label store, or folder of a run or of `rlaif-ray label`, that it learns from before anything is asked; they are
     the store's to account for, not this run's. Empty: none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from rlaif_ray.reward_model.nets import SequenceNet
 from rlaif_ray.reward_model.noise import FlipRates, estimate_flips
 from rlaif_ray.types import Array
 
-__all__ = ["certain", "estimated_flips", "fit_members", "training_set"]
+__all__ = ["certain", "estimated_flips", "fit_members", "said_good", "training_set"]
 
 VALIDATION_SHARE = 1 / 8  # of the labels to learn from
 FEWEST_TO_VALIDATE = 10  # with fewer the training loss says when to stop
@@ -86,6 +87,12 @@ def certain(labels: Sequence[Labelled]) -> Array:
     """(E,) bool: which labels claim certainty. Verdicts that do are so on average too: a share of them is flipped, and
     the loss is linear in the label."""
     return np.array([all(value in (0.0, 1.0) for value in one.values) for one in labels], bool)
+
+
+def said_good(labels: Sequence[Labelled]) -> float:
+    """Share called good among the labels that claim certainty; nan for none."""
+    hard = targets(labels)[certain(labels)]
+    return float(hard.mean()) if len(hard) else math.nan
 
 
 def _parts(config: RewardModelConfig, train: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:

@@ -10,9 +10,10 @@ import numpy as np
 from rlaif_ray.intervals import balanced_interval, bootstrap_interval, wilson_interval
 from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.calibration import Graded
+from rlaif_ray.reward_model.noise import FlipRates, perfect_agreement
 from rlaif_ray.types import Array
 
-__all__ = ["Decision", "Grade", "calibration_figures", "decide", "gate_shut_because", "grade"]
+__all__ = ["Decision", "Grade", "calibration_figures", "ceiling", "decide", "gate_shut_because", "grade"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,19 @@ def gate_shut_because(held: Grade, gate_accuracy: float) -> str:
     return (
         f"{kind} held-out accuracy {held.gated_by:.1%} on {held.n} {held.labels} is below the gate's "
         f"{gate_accuracy:.1%}"
+    )
+
+
+def ceiling(held: Grade, flips: FlipRates | None, said_good: float) -> str:
+    """How well a model without mistakes would do by this grade's kind of accuracy, if a judge flips labels like that
+    and calls such a share good; empty: it is not known to flip any."""
+    if not flips or math.isnan(said_good):
+        return ""
+    plain, balanced = perfect_agreement(flips, said_good)
+    best = plain if math.isnan(held.balanced) or math.isnan(balanced) else balanced
+    return (
+        f" (labels have the judge's mistakes in them: of estimated {flips.bad_as_good:.1%} bad called good and "
+        f"{flips.good_as_bad:.1%} good called bad a perfect model would get {best:.1%})"
     )
 
 

@@ -12,13 +12,14 @@ a model, so where it is confident and the label says otherwise, the label is tak
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlaif_ray.types import Array
 
-__all__ = ["FlipRates", "estimate_flips"]
+__all__ = ["FlipRates", "estimate_flips", "perfect_agreement"]
 
 # Of confident beliefs in a class; fewer tell no rate from luck.
 FEWEST_CONFIDENT = 15
@@ -67,3 +68,20 @@ def estimate_flips(
         counts = [(counts[0][0] + counts[1][0], counts[0][1] + counts[1][1])] * 2
     rates = [min(MOST_FLIPPED, flipped / n) if n >= FEWEST_CONFIDENT else 0.0 for flipped, n in counts]
     return FlipRates(*rates)
+
+
+def perfect_agreement(flips: FlipRates, said_good: float) -> tuple[float, float]:
+    """(plain, balanced) agreement with the labels of a model that is never wrong; a share ``said_good`` of the labels
+    is good.
+
+    With a of the bad called good, b of the good called bad and a share t good in truth, g = t (1 - b) + (1 - t) a are
+    called so; t (1 - b) / g of these are, and (1 - t) (1 - a) / (1 - g) of those called bad are bad. Balanced is nan
+    where one class is never called.
+    """
+    a, b = flips.bad_as_good, flips.good_as_bad
+    truly = min(1.0, max(0.0, (said_good - a) / (1 - a - b)))
+    called = truly * (1 - b) + (1 - truly) * a
+    right_good, right_bad = truly * (1 - b), (1 - truly) * (1 - a)
+    if called in (0.0, 1.0):
+        return right_good + right_bad, math.nan
+    return right_good + right_bad, (right_good / called + right_bad / (1 - called)) / 2

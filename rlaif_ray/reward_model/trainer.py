@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError
-from rlaif_ray.reward_model.ensemble import estimated_flips, fit_members
+from rlaif_ray.reward_model.ensemble import estimated_flips, fit_members, said_good
 from rlaif_ray.reward_model.examining import Examined, examine
-from rlaif_ray.reward_model.grading import Decision, Grade, decide, grade
+from rlaif_ray.reward_model.grading import Decision, Grade, ceiling, decide, grade
 from rlaif_ray.reward_model.labelled import Labelled, Labels, final_beliefs, final_logits, mark, scale_over, targets
 from rlaif_ray.reward_model.losses import Confusion, fit_temperature
 from rlaif_ray.reward_model.model import RewardModel
@@ -182,6 +182,9 @@ class RewardModelTrainer:
             candidate.version, self._in_service = self._version, fit
             candidate.scale = scale_over(candidate, [*train, *held])  # nothing is learned from the held-out ones here
         shown = old if old is not None and decision.shown is old.found.exam else new
+        if not decision.gate_open:
+            reason = decision.reason + ceiling(new.found.exam, fit.flips, said_good(held))
+            decision = replace(decision, reason=reason)
         report = self._report(decision, shown, fit, started)
         return Published(candidate.state() if decision.publish else None, report)
 

@@ -12,7 +12,7 @@ from meeting_world import OBS_SHAPE, meeting_batch, meeting_episodes
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.reward_model import RewardModelTrainer, losses
 from rlaif_ray.reward_model.ensemble import certain
-from rlaif_ray.reward_model.noise import MOST_FLIPPED, FlipRates, estimate_flips
+from rlaif_ray.reward_model.noise import MOST_FLIPPED, FlipRates, estimate_flips, perfect_agreement
 
 rates = st.floats(0.0, 0.4)
 
@@ -122,3 +122,29 @@ def test_copies_of_a_hard_label_claim_certainty_and_a_soft_one_does_not():
 def _with_certainty(trainer):
     labels = trainer.labels.in_order()
     return zip(labels, certain(labels).tolist(), strict=True)
+
+
+@pytest.mark.parametrize(("flips", "share"), [(FlipRates(0.2, 0.2), 0.5), (FlipRates(0.3, 0.05), 0.9)])
+def test_a_perfect_model_agrees_as_far_as_the_judge_errs(flips, share):
+    truth = np.random.default_rng(8).random(200_000) < share
+    said = _flipped(truth, flips, 9)
+    plain, balanced = perfect_agreement(flips, float(said.mean()))
+    assert plain == pytest.approx(losses.agreement(truth.astype(float), said), abs=0.005)
+    assert balanced == pytest.approx(losses.balanced_accuracy(truth.astype(float), said), abs=0.005)
+    assert perfect_agreement(FlipRates(0.2, 0.2), 0.5) == pytest.approx((0.8, 0.8))
+    assert np.isnan(perfect_agreement(FlipRates(0.0, 0.2), 0.0)[1])
+
+
+@pytest.mark.parametrize("noise", ["none", "estimated"])
+def test_a_gate_shut_by_the_judge_s_mistakes_says_what_could_be_had(noise):
+    episodes, bad = meeting_episodes(300, seed=6)
+    trainer = RewardModelTrainer(RewardModelConfig(noise=noise), OBS_SHAPE, seed=0)
+    trainer.add(episodes, _flipped(~bad, FlipRates(0.2, 0.2), 7).tolist())
+    report = trainer.fit().report
+    assert not report.gate_open
+    assert "below the gate's 85.0%" in report.reason
+    if noise == "none":
+        assert "perfect" not in report.reason  # nobody has estimated anything
+    else:
+        said = float(report.reason.rpartition("a perfect model would get ")[2].rstrip("%)"))
+        assert said == pytest.approx(80, abs=9)
