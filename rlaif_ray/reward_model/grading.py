@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_ray.intervals import balanced_interval, bootstrap_interval, wilson_interval
+from rlaif_ray.intervals import absolute_interval, balanced_interval, bootstrap_interval, wilson_interval
 from rlaif_ray.reward_model import losses
 from rlaif_ray.reward_model.calibration import Graded
 from rlaif_ray.reward_model.noise import FlipRates, perfect_agreement
@@ -75,8 +75,12 @@ class Grade:
 def calibration_figures(one: Graded) -> dict[str, float]:
     """Brier score and expected calibration error, each with the ends of its 95 % interval (bootstrap, seeded)."""
     found: dict[str, float] = {}
+    ends = {
+        "brier": bootstrap_interval(losses.brier, one.belief, one.target),
+        "calibration_error": absolute_interval(losses.calibration_gaps, one.belief, one.target),
+    }
     for name, figure in (("brier", losses.brier), ("calibration_error", losses.expected_calibration_error)):
-        low, high = bootstrap_interval(figure, one.belief, one.target)
+        low, high = ends[name]
         found |= {name: figure(one.belief, one.target), f"{name}_low": low, f"{name}_high": high}
     return found
 

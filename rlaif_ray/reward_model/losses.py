@@ -26,6 +26,7 @@ __all__ = [
     "binary_cross_entropy",
     "bradley_terry",
     "brier",
+    "calibration_gaps",
     "class_ratio",
     "class_weights",
     "clearly_worse",
@@ -210,11 +211,20 @@ def bin_of(belief_E: Array, bins: int) -> Array:
 def expected_calibration_error(belief_E: Array, target_E: Array, bins: int = 10) -> float:
     """sum_b (n_b / n) |mean belief in b - mean target in b| over equal bins of [0, 1]; nan for none."""
     n = len(belief_E)
-    if n == 0:
-        return math.nan
-    bin_E = bin_of(belief_E, bins)
-    gap_b = np.bincount(bin_E, weights=np.asarray(belief_E, np.float64) - target_E, minlength=bins)
-    return float(np.abs(gap_b).sum() / n)
+    return float(np.abs(_gaps(belief_E, target_E, bins)).sum() / n) if n else math.nan
+
+
+def calibration_gaps(belief_E: Array, target_E: Array, bins: int = 10) -> Array:
+    """(bins,) (n_b / n) (mean belief in b - mean target in b), whose absolute values add up to the expected calibration
+    error."""
+    return _gaps(belief_E, target_E, bins) / len(belief_E)
+
+
+def _gaps(belief_E: Array, target_E: Array, bins: int) -> Array:
+    gap_b: Array = np.bincount(
+        bin_of(belief_E, bins), weights=np.asarray(belief_E, np.float64) - target_E, minlength=bins
+    )
+    return gap_b
 
 
 def clearly_worse(new_belief_E: Array, old_belief_E: Array, target_E: Array) -> bool:

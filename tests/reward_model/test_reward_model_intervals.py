@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rlaif_ray.intervals import balanced_interval, bootstrap_interval, wilson, wilson_interval
+from rlaif_ray.intervals import absolute_interval, balanced_interval, bootstrap_interval, wilson, wilson_interval
 from rlaif_ray.reward_model import losses
 
 
@@ -73,3 +73,55 @@ def test_bootstrap_interval_holds_the_truth_as_often_as_it_says_and_is_seeded():
     ends = bootstrap_interval(losses.expected_calibration_error, belief, target)
     assert ends == bootstrap_interval(losses.expected_calibration_error, belief, target)
     assert ends[0] <= losses.expected_calibration_error(belief, target) <= ends[1]
+
+
+INTERVALS = {
+    "brier": lambda *a: bootstrap_interval(losses.brier, *a),
+    "calibration_error": lambda *a: absolute_interval(losses.calibration_gaps, *a),
+}
+
+
+def test_what_no_label_showed_is_allowed_for():
+    """Eight labels, all good and believed to be: three in eight may be bad for all that is known."""
+    belief, target = np.full(8, 0.99), np.ones(8)
+    itself, allowed = {"brier": 0.01**2, "calibration_error": 0.01}, {
+        "brier": 0.01**2 + 3 / 8 * (0.99**2 - 0.01**2),
+        "calibration_error": 0.99 - 5 / 8,
+    }  # fmt: skip
+    for name, interval in INTERVALS.items():
+        low, high = interval(belief, target)
+        assert low <= itself[name] + 1e-9
+        assert high >= allowed[name] - 1e-9
+        assert interval(np.tile(belief, 50), np.tile(target, 50))[1] < allowed[name] / 20
+        assert interval(belief, np.zeros(8))[0] < 0.7  # nor is it certain that all are wrong
+
+
+@pytest.mark.parametrize("n", [8, 20, 80])
+@pytest.mark.parametrize(("good", "said"), [(0.99, 0.99), (0.97, 0.97), (0.9, 0.95), (0.9, 0.99)])
+def test_intervals_hold_the_truth_where_labels_are_few_and_errors_rare(n, good, said):
+    """All is believed ``said`` good; a share ``good`` is."""
+    rng = np.random.default_rng(n)
+    truth = {"brier": good * (1 - said) ** 2 + (1 - good) * said**2, "calibration_error": abs(said - good)}
+    held = {name: [] for name in truth}
+    for _ in range(80):
+        target = (rng.random(n) < good).astype(float)
+        for name, interval in INTERVALS.items():
+            low, high = interval(np.full(n, said), target, 120)
+            held[name].append(low - 1e-9 <= truth[name] <= high + 1e-9)
+    assert {name: np.mean(each) >= 0.92 for name, each in held.items()} == dict.fromkeys(truth, True)
+
+
+def test_a_calibration_error_of_none_is_held_where_beliefs_differ():
+    rng, held = np.random.default_rng(2), []
+    for _ in range(60):
+        belief = rng.random(60)
+        target = (rng.random(60) < belief).astype(float)  # each belief at its word
+        held.append(absolute_interval(losses.calibration_gaps, belief, target, 120)[0] <= 0.0)
+    assert np.mean(held) >= 0.92
+
+
+def test_an_absolute_interval_tells_a_large_error_from_none():
+    target = (np.random.default_rng(3).random(200) < 0.6).astype(float)
+    low, high = absolute_interval(losses.calibration_gaps, np.full(200, 0.9), target)
+    assert 0.2 < low < 0.3 < high < 0.4
+    assert all(math.isnan(end) for end in absolute_interval(losses.calibration_gaps, np.zeros(0), np.zeros(0)))
