@@ -33,7 +33,7 @@ def figures_of(model: RewardModel, unseen: Sequence[Labelled], truth: Mapping[st
         "calibration": {
             "how": found.calibration.how, **_paired(calibration_figures(found.calibration)),
             "reliability": [
-                {"belief": b.belief, "label": b.label, "n": b.n}
+                {"belief": b.belief, "label": b.label, "n": b.n, "label_95": list(wilson_interval(b.label * b.n, b.n))}
                 for b in reliability(found.calibration.belief, found.calibration.target)
             ],
         },
@@ -46,14 +46,13 @@ def figures_of(model: RewardModel, unseen: Sequence[Labelled], truth: Mapping[st
 
 
 def _graded(one: Grade) -> dict[str, Any]:
-    table = one.table
+    shares = one.table.shares()
     return {
         "n": one.n, "accuracy": one.accuracy, "accuracy_95": list(one.interval),
         "balanced_accuracy": one.balanced, "balanced_accuracy_95": list(one.balanced_interval),
-        "confusion": {
-            "good_as_good": table.good_as_good, "good_as_bad": table.good_as_bad,
-            "bad_as_good": table.bad_as_good, "bad_as_bad": table.bad_as_bad,
-        },
+        "confusion": {cell: k for cell, (k, _) in shares.items()},
+        "confusion_share": {cell: k / n if n else None for cell, (k, n) in shares.items()},  # of those of its row
+        "confusion_share_95": {cell: list(wilson_interval(k, n)) for cell, (k, n) in shares.items()},
     }  # fmt: skip
 
 
@@ -72,10 +71,13 @@ def _period(row: PeriodAccuracy) -> dict[str, Any]:
 
 
 def _on_policy(newest: PeriodAccuracy) -> dict[str, Any]:
+    errors = newest.n - newest.right
     return {
         "measurable": newest.measurable,
         "accuracy": newest.accuracy if newest.measurable else None,
-        "good": newest.good, "bad": newest.bad, "errors": newest.n - newest.right,
+        "accuracy_95": list(wilson_interval(newest.right, newest.n)) if newest.measurable else None,
+        "good": newest.good, "bad": newest.bad, "errors": errors,
+        "error_share_95": list(wilson_interval(errors, newest.n)),
         "zero_error_bound": newest.zero_error_bound,
     }  # fmt: skip
 
@@ -129,7 +131,7 @@ def told(figures: Mapping[str, Any]) -> list[str]:
         f"calibration error  {_number(calibration['calibration_error'], calibration['calibration_error_95'])}",
         f"                   ({calibration['how']})",
         "",
-        *_confusion(judge["confusion"], "the judge said"),
+        *_confusion(judge, "the judge said"),
         "",
         *_versions(figures["policy_versions"], "held out: agreement with the judge"),
         _newest(figures["on_policy"]),
@@ -149,18 +151,24 @@ def _told_audit(audit: Mapping[str, Any] | None) -> list[str]:
         "truth (audit only): neither judge nor reward model has seen it",
         f"  reward model     balanced {_share(model['balanced_accuracy'], model['balanced_accuracy_95'])}",
         f"  judge            balanced {_share(judge['balanced_accuracy'], judge['balanced_accuracy_95'])}",
-        *_confusion(model["confusion"], "it was"),
+        *_confusion(model, "it was"),
         "",
         *_versions(audit["policy_versions"], "truth (audit only): agreement with what was the case"),
     ]
 
 
-def _confusion(table: Mapping[str, int], who: str) -> list[str]:
+def _confusion(graded: Mapping[str, Any], who: str) -> list[str]:
+    table = graded["confusion"]
     return [
-        f"{who:18} {'RM: good':>10} {'RM: bad':>10}",
-        f"  good             {table['good_as_good']:10,} {table['good_as_bad']:10,}",
-        f"  bad              {table['bad_as_good']:10,} {table['bad_as_bad']:10,}",
+        f"{who:18} {'RM: good':>10} {'RM: bad':>10}  right of these (95 %)",
+        f"  good             {table['good_as_good']:10,} {table['good_as_bad']:10,}  {_recall(graded, 'good_as_good')}",
+        f"  bad              {table['bad_as_good']:10,} {table['bad_as_bad']:10,}  {_recall(graded, 'bad_as_bad')}",
     ]
+
+
+def _recall(graded: Mapping[str, Any], cell: str) -> str:
+    share = graded["confusion_share"][cell]
+    return "-" if share is None else _share(share, graded["confusion_share_95"][cell])
 
 
 def _versions(rows: Sequence[Mapping[str, Any]], title: str) -> list[str]:
@@ -174,11 +182,12 @@ def _versions(rows: Sequence[Mapping[str, Any]], title: str) -> list[str]:
 
 def _newest(newest: Mapping[str, Any]) -> str:
     if newest["measurable"]:
-        return f"on-policy          {_percent(newest['accuracy'])}"
+        return f"on-policy          {_share(newest['accuracy'], newest['accuracy_95'])}"
     known = f"{newest['good']} good and {newest['bad']} bad labels, 20 of each are needed"
     bound = newest["zero_error_bound"]
     free = f"no error, so at most {_percent(bound)} (rule of three)"
-    errors = f"errors: {newest['errors']}" if math.isnan(bound) else free
+    low, high = map(_percent, newest["error_share_95"])
+    errors = f"errors: {newest['errors']} ({low} to {high})" if math.isnan(bound) else free
     return f"on-policy          not measurable ({known}); {errors}"
 
 
@@ -190,8 +199,11 @@ def _drift(drift: Mapping[str, Any]) -> str:
 
 
 def _reliability(bins: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [f"{'reliability':18} {'belief':>7} {'label':>7} {'n':>6}"]
-    return lines + [f"{'':18} {b['belief']:7.3f} {b['label']:7.3f} {b['n']:6}" for b in bins]
+    lines = [f"{'reliability':18} {'belief':>7} {'label':>7} {'n':>6}  label's 95 %"]
+    return lines + [
+        f"{'':18} {b['belief']:7.3f} {b['label']:7.3f} {b['n']:6}  {b['label_95'][0]:.3f} to {b['label_95'][1]:.3f}"
+        for b in bins
+    ]
 
 
 def _percent(value: float) -> str:

@@ -177,6 +177,16 @@ class Confusion:
     def right(self) -> int:
         return self.good_as_good + self.bad_as_bad
 
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """By name, each cell and how many labels of its class there are; of ``good_as_good`` and ``bad_as_bad`` that is
+        the class's recall."""
+        return {
+            "good_as_good": (self.good_as_good, self.good),
+            "good_as_bad": (self.good_as_bad, self.good),
+            "bad_as_good": (self.bad_as_good, self.bad),
+            "bad_as_bad": (self.bad_as_bad, self.bad),
+        }
+
     def __len__(self) -> int:
         return self.good + self.bad
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray
 
-from rlaif_ray.cli import main
+from rlaif_ray.cli import main, reward_model_figures
 from rlaif_ray.config import dump_config, load_config
 from rlaif_ray.envs.homegrid import HomegridVectorEnv
 from rlaif_ray.envs.homegrid_paths import shortest_actions
@@ -23,8 +23,9 @@ from rlaif_ray.feedback.prompt import load_prompt
 from rlaif_ray.feedback.question import Asked, JudgeIdentity, question_about
 from rlaif_ray.feedback.records import record_of
 from rlaif_ray.feedback.store import LabelStore
+from rlaif_ray.intervals import wilson_interval
 from rlaif_ray.reward_model import RewardModel, grading
-from rlaif_ray.types import Abstention, Array, Draw, Episode, Usage, Verdict
+from rlaif_ray.types import Abstention, Array, Draw, Episode, PeriodAccuracy, Usage, Verdict
 
 FREE = Usage(cost_usd=0.0)
 
@@ -135,6 +136,19 @@ def test_fit_grades_on_what_it_held_out(run: Path, tmp_path: Path, capsys: pytes
     assert against["accuracy"] > 0.85
     assert sum(against["confusion"].values()) == against["n"]
     assert against["n"] == pytest.approx(counts["graded"], abs=2)  # but what was judged both ways
+    assert against["confusion_share"]["bad_as_bad"] == pytest.approx(
+        against["confusion"]["bad_as_bad"] / (against["confusion"]["bad_as_bad"] + against["confusion"]["bad_as_good"])
+    )
+    for cell, share in against["confusion_share"].items():
+        low, high = against["confusion_share_95"][cell]
+        assert low < share + 1e-9
+        assert high > share - 1e-9
+        assert high - low > 0.05  # of some fifteen
+    for one in found["calibration"]["reliability"]:
+        assert one["label_95"] == pytest.approx(wilson_interval(one["label"] * one["n"], one["n"]))
+    newest = found["on_policy"]
+    assert newest["accuracy_95"] is None  # there is no figure to be had
+    assert newest["error_share_95"] == pytest.approx(wilson_interval(newest["errors"], newest["good"] + newest["bad"]))
     assert sum(row["n"] for row in found["policy_versions"]) == against["n"]
     assert found["calibration"]["how"] == "cross-fitted temperature"
     assert found["on_policy"]["measurable"] is False
@@ -204,9 +218,25 @@ def test_a_table_for_people(run: Path, fitted: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["reward-model", "evaluate", str(fitted), str(run)]) == 0
     said = capsys.readouterr().out
-    for words in ("agrees with judge", "policy versions", "truth (audit only)", "not measurable", "reliability"):
+    for words in (
+        "agrees with judge",
+        "right of these (95 %)",
+        "label's 95 %",
+        "policy versions",
+        "truth (audit only)",
+        "not measurable",
+        "reliability",
+    ):
         assert words in said
     assert max(map(len, said.splitlines())) <= 120
+
+
+def test_on_policy_has_its_interval_where_it_is_measurable() -> None:
+    newest = reward_model_figures._on_policy(PeriodAccuracy(3, 4, good=30, good_right=27, bad=30, bad_right=24))
+    assert newest["accuracy_95"] == pytest.approx(wilson_interval(51, 60))
+    assert "85.0% (73.9% to 91.9%)" in reward_model_figures._newest(newest)
+    few = reward_model_figures._on_policy(PeriodAccuracy(3, 4, good=30, good_right=27, bad=0, bad_right=0))
+    assert "errors: 3 (3.5% to 25.6%)" in reward_model_figures._newest(few)
 
 
 def test_a_store_and_an_exported_file_say_the_same(
