@@ -4,25 +4,23 @@ episodes is kept apart, for the audit."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlaif_ray.config import EnvConfig, RewardModelConfig, load_config
-from rlaif_ray.envs import env_spec
-from rlaif_ray.errors import ConfigError, RlaifError
+from rlaif_ray.errors import ConfigError
 from rlaif_ray.feedback.exchange import import_jsonl, import_parquet
 from rlaif_ray.feedback.store import LabelStore
-from rlaif_ray.report.judged import store_path
+from rlaif_ray.report.judged import store_path, who_knows
 from rlaif_ray.report.run import RunRecord, find_run
 from rlaif_ray.reward_model.labelled import observation_key
-from rlaif_ray.types import Array, Draw, Judged, Units, episodes_of
+from rlaif_ray.types import Draw, Judged, Units, episodes_of
 
 __all__ = ["PooledLabels", "pooled"]
 
 EXPORTED = {".parquet": import_parquet, ".jsonl": import_jsonl}
-Knows = Callable[[Array], bool | None]
 
 
 class Learner(Protocol):
@@ -109,7 +107,7 @@ def _named(env_id: str) -> EnvConfig | None:
 
 
 def _read(text: str, source: _Source, pool: PooledLabels) -> None:
-    knows = _who_knows(source.env)
+    knows = who_knows(source.env)
     with LabelStore(source.store, readonly=True) as store:
         for label in store.labels():
             if label.value is None:
@@ -126,19 +124,3 @@ def _read(text: str, source: _Source, pool: PooledLabels) -> None:
                 if told is not None:
                     pool.truth[observation_key(episode.obs)] = told
             pool.judged.setdefault(text, []).append(Judged(unit, label.value, label.draw))
-
-
-def _who_knows(env: EnvConfig | None) -> Knows:
-    """What the world itself says of an episode's states; nothing where it isn't known or can't tell."""
-    if env is None:
-        return _nobody
-    try:
-        tells = env_spec(env.id).approvable
-    except RlaifError:  # a world registered by the user's own code, which isn't running here
-        return _nobody
-    options: dict[str, Any] = dict(env.options)
-    return _nobody if tells is None else lambda states: tells(states, options)
-
-
-def _nobody(states: Array) -> None:
-    return None

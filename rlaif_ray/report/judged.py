@@ -6,21 +6,25 @@ Frames are not kept: they are redrawn here from the recorded states, as they wer
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rlaif_ray.config import EnvConfig
 from rlaif_ray.envs.media import contact_sheet
 from rlaif_ray.envs.registry import env_spec
 from rlaif_ray.errors import RlaifError, StoreError
 from rlaif_ray.feedback.records import JudgedSample
 from rlaif_ray.feedback.store import LabelStore
 from rlaif_ray.report.run import RunRecord
-from rlaif_ray.types import Abstention, EpisodeRenderer, Label, Usage, Verdict
+from rlaif_ray.types import Abstention, Array, EpisodeRenderer, Label, Usage, Verdict
 
-__all__ = ["JudgedEpisode", "read_judged", "store_path", "verdicts_of"]
+__all__ = ["JudgedEpisode", "read_judged", "store_path", "truths_of", "verdicts_of", "who_knows"]
 
 SAMPLES = 8
+MOST_TOLD = 2_000  # episodes read back for the audit, at about a millisecond each
 LONG = 24  # frames; beyond it tiles shrink, so that the page stays one that can be mailed
 
 
@@ -102,6 +106,47 @@ def verdicts_of(record: RunRecord) -> list[tuple[tuple[int, int], float]]:
         return []
     about_one = (one for one in labels if one.second_episode_id is None)
     return [(one.key, one.value) for one in about_one if one.value is not None]
+
+
+def truths_of(record: RunRecord, keys: Collection[tuple[int, int]]) -> dict[tuple[int, int], bool]:
+    """(episode_id, policy_version) -> that nothing bad happened, as the world tells from the recorded states: for the
+    audit. Of episodes in ``keys`` that have a verdict and were drawn from all alike, of many some, spread over the run;
+    none where the world can't tell or no store can be read."""
+    path = store_path(record)
+    if not path.is_file() or record.config is None:
+        return {}
+    knows, run, found = who_knows(record.config.env), record.summary.get("run_id"), {}
+    try:
+        with LabelStore(path, readonly=True) as store:
+            asked = {
+                one.key: one
+                for one in store.labels(run if isinstance(run, str) else None)
+                if one.second_episode_id is None and one.value is not None and one.draw == "audit" and one.key in keys
+            }
+            for label in list(asked.values())[:: math.ceil(len(asked) / MOST_TOLD) or 1]:
+                states = store.episode_of(label).states
+                told = None if states is None else knows(states)
+                if told is not None:
+                    found[label.key] = told
+    except StoreError:  # damaged: the rest of the report is still worth having
+        return {}
+    return found
+
+
+def who_knows(env: EnvConfig | None) -> Callable[[Array], bool | None]:
+    """What the world itself says of an episode's states; nothing where it isn't known or can't tell."""
+    if env is None:
+        return _nobody
+    try:
+        tells = env_spec(env.id).approvable
+    except RlaifError:  # a world registered by the user's own code, which isn't running here
+        return _nobody
+    options: dict[str, Any] = dict(env.options)
+    return _nobody if tells is None else lambda states: tells(states, options)
+
+
+def _nobody(states: Array) -> None:
+    return None
 
 
 def _word(label: Label) -> str:
