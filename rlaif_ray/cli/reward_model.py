@@ -24,6 +24,7 @@ __all__ = ["evaluate", "fit"]
 CHOICES = {
     "net": ("event-max", "cnn-lstm"),
     "noise": ("none", "estimated"),
+    "calibrate": ("temperature", "platt"),
     "early_stop": ("training", "validation"),
 }
 
@@ -80,7 +81,7 @@ def _given(command: Fit) -> dict[str, Any]:
         value = getattr(command, name)
         if value and value not in allowed:
             raise UnknownNameError(f"value of --{name.replace('_', '-')}", value, allowed)
-    names = ("net", "ensemble", "noise", "early_stop", "epochs", "holdout")
+    names = ("net", "ensemble", "noise", "calibrate", "early_stop", "epochs", "holdout")
     given = {name: getattr(command, name) for name in names if getattr(command, name)}
     return given | ({"updates": 0} if command.epochs else {})  # passes that were asked for are made
 

@@ -27,7 +27,7 @@ def figures_of(model: RewardModel, unseen: Sequence[Labelled], truth: Mapping[st
     return {
         "model": {
             "version": model.version, "net": model.config.net, "ensemble": model.config.ensemble,
-            "temperature": model.temperature, "learned_from": len(model.trained_on) or None,
+            "temperature": model.temperature, "offset": model.offset, "learned_from": len(model.trained_on) or None,
         },
         "against_judge": _graded(found.pooled),
         "calibration": {

@@ -28,6 +28,8 @@ class Fit:
     """Members, each on its own bootstrap sample."""
     noise: Annotated[str, tyro.conf.arg(metavar="none|estimated")] = ""
     """What is thought of the judge's mistakes."""
+    calibrate: Annotated[str, tyro.conf.arg(metavar="temperature|platt")] = ""
+    """How beliefs are fitted to the labels held out."""
     early_stop: Annotated[str, tyro.conf.arg(metavar="training|validation")] = ""
     """What ends a fit early."""
     epochs: int = 0

@@ -81,6 +81,13 @@ class RewardModelConfig(Section):
     noise: Literal["none", "estimated"] = "none"
     """The judge's mistakes: not thought of, or their rates estimated from folds and undone in the loss. Only verdicts
     that claim certainty (0 or 1) can be flipped; a rating or probability in between is learned from as it is."""
+    calibrate: Literal["temperature", "platt"] = "temperature"
+    """How beliefs are fitted to the held-out labels: one `temperature` for all logits, or Platt's slope and offset.
+    Classes weigh the same in a fit, so where few labels are bad beliefs lean towards it: below how often the judge
+    really approves, which no temperature mends and an offset does. The watch compares beliefs with verdicts, and so
+    sees sooner with `platt` that the judge approves less than was promised. The gate takes beliefs at their word too: a
+    rare class that can't be told apart well falls below 1/2 less often then, and the balanced accuracy is lower. Of
+    preferences there is no offset."""
     early_stop: Literal["training", "validation"] = "training"
     """What ends a fit early: the loss on the labels it learns from, or on an eighth of them that it doesn't."""
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2

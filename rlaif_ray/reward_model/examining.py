@@ -12,7 +12,7 @@ import numpy as np
 from rlaif_ray.reward_model import periods
 from rlaif_ray.reward_model.calibration import Graded, graded, reliability
 from rlaif_ray.reward_model.grading import Grade, calibration_figures, grade
-from rlaif_ray.reward_model.labelled import Labelled, final_logits, mark, targets, versions
+from rlaif_ray.reward_model.labelled import Labelled, final_logits, how_to_calibrate, mark, targets, versions
 from rlaif_ray.reward_model.losses import mean_belief
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.types import Array, PeriodAccuracy
@@ -63,15 +63,16 @@ def examine(model: RewardModel, held: Sequence[Labelled], logit_KE: Array | None
     """Grade a model; ``logit_KE``: its ``final_logits`` of these labels, where they are at hand."""
     logit_KE = final_logits(model, held) if logit_KE is None else logit_KE
     target, version = targets(held), versions(held)
-    belief = mean_belief(logit_KE, model.temperature)
+    belief = mean_belief(logit_KE, model.temperature, model.offset)
     period = periods.periods_of(version, periods.period_length(len(held)))
     exam = periods.exam_of(target, period)
     unknown = np.array([mark(one.key) not in model.calibrated_on for one in held], bool)
-    if not model.calibrated_on and not math.isclose(model.temperature, 1.0):
+    if not model.calibrated_on and not (math.isclose(model.temperature, 1.0) and not model.offset):
         unknown[:] = False  # nobody wrote down what it was set by
+    how = how_to_calibrate(model.config, held)
     return Examined(
         pooled=grade(belief, target),
         exam=grade(belief[exam.index], target[exam.index], exam.labels),
-        calibration=graded(logit_KE, target, model.temperature, unknown),
+        calibration=graded(logit_KE, target, model.temperature, unknown, model.offset, how),
         periods=periods.accuracies(belief, target, version, period),
     )

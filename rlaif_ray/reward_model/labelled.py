@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import ShapeError
 from rlaif_ray.reward_model.apart import apart, is_chosen, mark
+from rlaif_ray.reward_model.calibration import Calibrate
 from rlaif_ray.reward_model.losses import mean_belief, scale_of
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.packing import Bags
@@ -29,6 +31,7 @@ __all__ = [
     "Labels",
     "final_beliefs",
     "final_logits",
+    "how_to_calibrate",
     "is_held_out",
     "mark",
     "observation_key",
@@ -214,12 +217,17 @@ def final_logits(model: RewardModel, labels: Sequence[Labelled]) -> Array:
 
 def final_beliefs(model: RewardModel, labels: Sequence[Labelled]) -> Array:
     """(E,) beliefs there."""
-    return mean_belief(final_logits(model, labels), model.temperature)
+    return mean_belief(final_logits(model, labels), model.temperature, model.offset)
+
+
+def how_to_calibrate(config: RewardModelConfig, labels: Sequence[Labelled]) -> Calibrate:
+    """An offset is for labels of one episode each: which of two comes first means nothing."""
+    return "temperature" if len(labels[0].obs) == 2 else config.calibrate
 
 
 def scale_over(model: RewardModel, labels: Sequence[Labelled]) -> Scale:
     """What the model's beliefs are over these labels' episodes."""
     obs = [each for one in labels for each in one.obs]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in obs])])
-    belief = mean_belief(model.logits(np.concatenate(obs), offsets), model.temperature)
+    belief = mean_belief(model.logits(np.concatenate(obs), offsets), model.temperature, model.offset)
     return scale_of(belief, belief[offsets[1:] - 1])

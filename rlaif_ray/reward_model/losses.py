@@ -32,6 +32,7 @@ __all__ = [
     "clearly_worse",
     "cross_entropies",
     "expected_calibration_error",
+    "fit_platt",
     "fit_temperature",
     "mean_belief",
     "scale_of",
@@ -41,6 +42,7 @@ __all__ = [
 MOST_CLASS_WEIGHT = 5.0  # more would let a handful of (possibly wrong) labels of a rare class rule the fit
 TEMPERATURE_NEEDS = 20  # fewer held-out labels can't tell a scale from luck
 TEMPERATURE_RANGE = (0.1, 10.0)
+MOST_OFFSET = 10.0  # odds of 20,000 to 1: as many labels would tell no more
 LEAST_STD = 0.1  # of a belief where one label in a hundred is bad; less would make a reward of what hardly ever differs
 SMALLEST_FLIP = 1e-6  # its logarithm must be finite
 ANCHOR = 0.01  # a tenth of it lets logits drift, ten times as much pulls differences together
@@ -116,16 +118,22 @@ def class_ratio(target_E: Array, weight_E: Array) -> float:
     return float(np.clip(good / bad if bad > 0 else np.inf, 1 / MOST_CLASS_WEIGHT, MOST_CLASS_WEIGHT))
 
 
-def mean_belief(logit_KE: Array, temperature: float) -> Array:
-    """(K, ...) logits of K members -> mean over members of sigmoid(logit / temperature), float32."""
-    belief: Array = special.expit(np.asarray(logit_KE, np.float32) / np.float32(temperature)).mean(axis=0)
+def mean_belief(logit_KE: Array, temperature: float, offset: float = 0.0) -> Array:
+    """(K, ...) logits of K members -> mean over members of sigmoid(logit / temperature + offset), float32."""
+    belief: Array = _beliefs(logit_KE, temperature, offset).mean(axis=0)
     return belief.astype(np.float32, copy=False)
 
 
-def spread_of_beliefs(logit_KE: Array, temperature: float) -> Array:
-    """(K, ...) logits of K members -> standard deviation over members of sigmoid(logit / temperature), float32."""
-    spread: Array = special.expit(np.asarray(logit_KE, np.float32) / np.float32(temperature)).std(axis=0)
+def spread_of_beliefs(logit_KE: Array, temperature: float, offset: float = 0.0) -> Array:
+    """As ``mean_belief``, the standard deviation over members."""
+    spread: Array = _beliefs(logit_KE, temperature, offset).std(axis=0)
     return spread.astype(np.float32, copy=False)
+
+
+def _beliefs(logit_KE: Array, temperature: float, offset: float) -> Array:
+    scaled = np.asarray(logit_KE, np.float32) / np.float32(temperature)
+    beliefs: Array = special.expit(scaled + np.float32(offset) if offset else scaled)
+    return beliefs
 
 
 def fit_temperature(logit_KE: Array, target_E: Array) -> float:
@@ -134,18 +142,50 @@ def fit_temperature(logit_KE: Array, target_E: Array) -> float:
     The second term (a log-normal prior around 1) keeps T finite where the labels are separated perfectly. 1.0 for
     fewer than 20 labels or a single class. Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
     """
-    good = int((target_E > 0.5).sum())
-    if len(target_E) < TEMPERATURE_NEEDS or good in (0, len(target_E)):
+    if not _tells_a_scale(target_E):
         return 1.0
     from scipy import optimize  # a quarter of a second of each process that begins, and only those that fit come here
 
     def cost(log_T: float) -> float:
-        p_E = np.clip(mean_belief(logit_KE, math.exp(log_T)).astype(np.float64), 1e-7, 1 - 1e-7)
-        nll = -(target_E * np.log(p_E) + (1 - target_E) * np.log1p(-p_E)).sum()
-        return float(nll + 0.5 * log_T**2)
+        return _nll(mean_belief(logit_KE, math.exp(log_T)), target_E) + 0.5 * log_T**2
 
     low, high = (math.log(T) for T in TEMPERATURE_RANGE)
     return math.exp(float(optimize.minimize_scalar(cost, bounds=(low, high), method="bounded").x))
+
+
+def fit_platt(logit_KE: Array, target_E: Array) -> tuple[float, float]:
+    """(T, b) that minimise the summed cross entropy of ``mean_belief(logit_KE, T, b)``: slope 1/T, above 0, and offset.
+
+    Targets are drawn in from 0 and 1 to 1 / (n_bad + 2) and (n_good + 1) / (n_good + 2), which keeps both finite where
+    the labels are separated perfectly; a soft one lies between in proportion. (1, 0) for fewer than 20 labels or a
+    single class. Platt 1999, "Probabilistic outputs for support vector machines".
+    """
+    if not _tells_a_scale(target_E):
+        return 1.0, 0.0
+    from scipy import optimize
+
+    good = float(target_E.sum())
+    bad = len(target_E) - good
+    drawn_in_E = 1 / (bad + 2) + target_E * ((good + 1) / (good + 2) - 1 / (bad + 2))
+    low, high = (math.log(T) for T in TEMPERATURE_RANGE)
+    start = math.log(fit_temperature(logit_KE, target_E))
+    found = optimize.minimize(
+        lambda at: _nll(mean_belief(logit_KE, math.exp(at[0]), at[1]), drawn_in_E),
+        (start, 0.0),
+        method="Nelder-Mead",  # beliefs are float32: differences of neighbours would be mostly rounding
+        bounds=((low, high), (-MOST_OFFSET, MOST_OFFSET)),
+        options={"initial_simplex": [(start, 0.0), (start - math.copysign(0.5, start), 0.0), (start, 1.0)]},
+    )
+    return math.exp(float(found.x[0])), float(found.x[1])
+
+
+def _tells_a_scale(target_E: Array) -> bool:
+    return len(target_E) >= TEMPERATURE_NEEDS and 0 < int((target_E > 0.5).sum()) < len(target_E)
+
+
+def _nll(belief_E: Array, target_E: Array) -> float:
+    p_E = np.clip(belief_E.astype(np.float64), 1e-7, 1 - 1e-7)
+    return float(-(target_E * np.log(p_E) + (1 - target_E) * np.log1p(-p_E)).sum())
 
 
 @dataclass(frozen=True)

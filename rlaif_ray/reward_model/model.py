@@ -29,9 +29,9 @@ _ABOUT = "about.json"
 
 
 class RewardModel:
-    """An ensemble of K nets and one temperature: the belief that an episode, so far, would be approved.
+    """An ensemble of K nets, one temperature and one offset: the belief that an episode, so far, would be approved.
 
-    ``belief_t = mean_k sigmoid(logit_k(o_0 .. o_t) / temperature)``.
+    ``belief_t = mean_k sigmoid(logit_k(o_0 .. o_t) / temperature + offset)``; the offset is 0 but with Platt's scaling.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class RewardModel:
     ) -> None:
         self.config, self.members = config, tuple(net.eval() for net in members)
         self.version, self.temperature = version, temperature
+        self.offset = 0.0
         self.scale = scale or Scale()
         self.trained_on = self.calibrated_on = frozenset()
 
@@ -78,7 +79,7 @@ class RewardModel:
         return self.members[0].obs_shape
 
     def logits(self, obs: Array, obs_offsets: Array, device: str = "cpu") -> Array:
-        """(S, *obs) packed observations -> (K, S) float32 logits of each member, before the temperature."""
+        """(S, *obs) packed observations -> (K, S) float32 logits of each member, before temperature and offset."""
         self._check(obs)
         if not len(obs):
             return np.zeros((len(self.members), 0), np.float32)
@@ -112,8 +113,8 @@ class RewardModel:
 
     def scores_of(self, logits: Array, batch: EpisodeBatch) -> Scores:
         """What (K, S) logits of a batch's observations come to."""
-        belief = losses.mean_belief(logits, self.temperature)
-        spread = losses.spread_of_beliefs(logits, self.temperature) if len(logits) > 1 else None
+        belief = losses.mean_belief(logits, self.temperature, self.offset)
+        spread = losses.spread_of_beliefs(logits, self.temperature, self.offset) if len(logits) > 1 else None
         return Scores(belief, batch.obs_offsets, np.full(len(batch), self.version, np.int64), spread)
 
     def state(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class RewardModel:
             "format": FORMAT,
             "version": self.version,
             "temperature": self.temperature,
+            "offset": self.offset,
             "scale": asdict(self.scale),
             "config": self.config.model_dump(mode="json"),
             "obs_shape": list(self.obs_shape),
@@ -144,6 +146,7 @@ class RewardModel:
             scale = Scale(**state.get("scale", {}))  # older states have none, nor what follows
             version, temperature = int(state["version"]), float(state["temperature"])
             model = cls(config, members, version=version, temperature=temperature, scale=scale)
+            model.offset = float(state.get("offset", 0.0))
             model.trained_on = frozenset(map(str, state.get("trained_on", ())))
             model.calibrated_on = frozenset(map(str, state.get("calibrated_on", ())))
             return model

@@ -15,11 +15,21 @@ from typing import Any, TypedDict, Unpack
 
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import CheckpointError
+from rlaif_ray.reward_model.calibration import fitted
 from rlaif_ray.reward_model.ensemble import estimated_flips, fit_members, said_good
 from rlaif_ray.reward_model.examining import Examined, examine
 from rlaif_ray.reward_model.grading import Decision, Grade, ceiling, decide, grade
-from rlaif_ray.reward_model.labelled import Labelled, Labels, final_beliefs, final_logits, mark, scale_over, targets
-from rlaif_ray.reward_model.losses import Confusion, fit_temperature
+from rlaif_ray.reward_model.labelled import (
+    Labelled,
+    Labels,
+    final_beliefs,
+    final_logits,
+    how_to_calibrate,
+    mark,
+    scale_over,
+    targets,
+)
+from rlaif_ray.reward_model.losses import Confusion
 from rlaif_ray.reward_model.model import RewardModel
 from rlaif_ray.reward_model.noise import FlipRates
 from rlaif_ray.types import Draw, RewardModelReport, Units
@@ -56,6 +66,8 @@ class _Fit:
 
     def figures(self) -> dict[str, float]:
         found = {"temperature": self.model.temperature}
+        if self.model.config.calibrate == "platt":
+            found["offset"] = self.model.offset
         if self.flips is not None:
             found |= {"flip_bad_as_good": self.flips.bad_as_good, "flip_good_as_bad": self.flips.good_as_bad}
         return found
@@ -245,7 +257,8 @@ class RewardModelTrainer:
         seed = (self.seed, len(self))
         flips = estimated_flips(self.config, train, seed, device=self.device) if self.config.noise != "none" else None
         model, loss = fit_members(self.config, train, seed, device=self.device, flips=flips)
-        model.temperature = fit_temperature(final_logits(model, held), targets(held))
+        how = how_to_calibrate(self.config, held)
+        model.temperature, model.offset = fitted(final_logits(model, held), targets(held), how)
         model.trained_on = frozenset(mark(one.key) for one in train)
         model.calibrated_on = frozenset(mark(one.key) for one in held)
         return _Fit(model, loss, len(train), flips)

@@ -259,11 +259,25 @@ def test_a_store_and_an_exported_file_say_the_same(
 
 def test_options_reach_the_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "model.npz"
-    words = ["--ensemble", "2", "--noise", "estimated", "--early-stop", "validation", "--epochs", "90"]
+    words = [
+        "--ensemble",
+        "2",
+        "--noise",
+        "estimated",
+        "--early-stop",
+        "validation",
+        "--epochs",
+        "90",
+        "--calibrate",
+        "platt",
+    ]
     found = figures(capsys, "fit", str(run), "--out", str(out), *words, code=0)
     config = RewardModel.load(out).config
     assert (config.ensemble, config.noise, config.early_stop, config.epochs) == (2, "estimated", "validation", 90)
     assert config.updates == 0  # 90 passes are 90
+    assert config.calibrate == "platt"
+    assert found["calibration"]["how"] == "cross-fitted slope and offset"
+    assert found["model"]["offset"] == RewardModel.load(out).offset != 0.0
     assert set(found["flips"]) == {"bad_as_good", "good_as_bad"}
     assert found["model"]["ensemble"] == 2
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 
-from rlaif_ray.reward_model import calibration, losses
+from rlaif_ray.config import RewardModelConfig
+from rlaif_ray.reward_model import RewardModel, RewardModelTrainer, calibration, losses
+from rlaif_ray.types import Episode, EpisodeBatch
 
 
 def _overconfident(n, seed, scale=4.0):
@@ -71,3 +74,81 @@ def test_reliability_curve_by_hand():
     error = sum(b.n / 5 * abs(b.belief - b.label) for b in (low, high))
     assert losses.expected_calibration_error(belief, target) == pytest.approx(error)
     assert calibration.reliability(np.zeros(0), np.zeros(0)) == ()
+
+
+# ------------------------------------------------------------------------------------------ Platt
+
+
+def test_platt_finds_slope_and_offset():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 1.5, 40_000)
+    target = (rng.random(40_000) < special.expit(logit / 3.0 + 1.2)).astype(float)
+    assert losses.fit_platt(logit[None], target) == pytest.approx((3.0, 1.2), rel=0.05)
+    soft = special.expit(logit / 3.0 + 1.2)
+    assert losses.fit_platt(logit[None], soft) == pytest.approx((3.0, 1.2), rel=0.02)
+
+
+def test_platt_is_guarded():
+    logit, apart = np.linspace(-4, 4, 40)[None], (np.arange(40) >= 20).astype(float)
+    assert losses.fit_platt(logit[:, :19], apart[:19]) == (1.0, 0.0)  # too few
+    assert losses.fit_platt(logit, np.ones(40)) == (1.0, 0.0)  # one class
+    temperature, offset = losses.fit_platt(logit, apart)  # separated perfectly: finite
+    assert losses.TEMPERATURE_RANGE[0] <= temperature < 1.0
+    assert abs(offset) < 0.5
+
+
+def test_platt_is_cross_fitted_as_a_temperature_is():
+    logit, target = _overconfident(60, 0)
+    unknown = np.zeros(60, bool)
+    crossed = calibration.graded(logit, target, 4.0, unknown, 1.0, "platt")
+    assert crossed.how == "cross-fitted slope and offset"
+    inside = calibration.folds_of(target) == 0
+    T, b = losses.fit_platt(logit[:, ~inside], target[~inside])
+    assert np.array_equal(crossed.belief[inside], losses.mean_belief(logit[:, inside], T, b))
+    unknown[:25] = True
+    own = calibration.graded(logit, target, 4.0, unknown, 1.0, "platt")
+    assert np.array_equal(own.belief, losses.mean_belief(logit[:, :25], 4.0, 1.0))
+
+
+def _rarely_bad(n, seed):
+    """Episodes of two features that overlap, some 5 % of which are bad."""
+    rng = np.random.default_rng(seed)
+    bad = rng.random(n) < 0.05
+    obs = rng.normal(0, 1, (n, 2, 2)) + np.where(bad, 1.0, 0.0)[:, None, None]
+    return [Episode(i, one.astype(np.float32), None, np.zeros(1), 0.0, True, 0) for i, one in enumerate(obs)], 1.0 - bad
+
+
+def test_an_offset_mends_beliefs_that_lean_towards_a_rare_class(tmp_path):
+    labelled, (fresh, truth) = _rarely_bad(1_000, 1), _rarely_bad(3_000, 2)
+    batch, off, error = EpisodeBatch.pack(fresh), {}, {}
+    for how in ("temperature", "platt"):
+        config = RewardModelConfig(calibrate=how, holdout=0.4, gate_accuracy=0.3, epochs=10)
+        trainer = RewardModelTrainer(config, (2,), seed=0)
+        trainer.add(labelled[0], labelled[1].tolist())
+        report = trainer.fit().report
+        belief = trainer.served.score(batch).final
+        off[how] = abs(float(belief.mean() - truth.mean()))
+        error[how] = losses.expected_calibration_error(belief, truth)
+        assert ("offset" in report.extra) == (how == "platt")
+    assert off["temperature"] > 0.05
+    assert off["platt"] < 0.03
+    assert error["platt"] < error["temperature"] / 2
+    model = trainer.served
+    assert model.offset > 0.5
+    model.save(tmp_path / "model.npz")
+    for again in (RewardModel.load(tmp_path / "model.npz"), RewardModel.from_state(model.state())):
+        assert np.array_equal(again.score(batch).final, belief)
+    older = {k: v for k, v in model.state().items() if k != "offset"}
+    older["config"] = {k: v for k, v in older["config"].items() if k != "calibrate"}
+    before = RewardModel.from_state(older)
+    assert (before.offset, before.config.calibrate) == (0.0, "temperature")
+
+
+def test_of_two_episodes_no_offset_is_learned():
+    episodes, _ = _rarely_bad(400, 3)
+    trainer = RewardModelTrainer(RewardModelConfig(calibrate="platt"), (2,), seed=0)
+    pairs = list(zip(episodes[::2], episodes[1::2], strict=True))
+    trainer.add(pairs, [float(a.obs.sum() < b.obs.sum()) for a, b in pairs])
+    trainer.fit()
+    assert trainer.candidate.offset == 0.0
+    assert trainer.candidate.temperature != 1.0
