@@ -43,7 +43,7 @@ def fit(command: Fit) -> int:
         trainer = RewardModelTrainer(config, pool.obs_shape, command.seed)
         pool.teach(trainer)
         published = trainer.fit()
-        train, held = trainer.parts()
+        _, held = trainer.parts()
         report, model, taken = published.report, trainer.candidate, trainer.served is not None
         if model is None or report.heldout_n == 0:
             raise ConfigError(f"labels: got {len(trainer)} distinct ones, which can't be fitted: {report.reason}")
@@ -53,8 +53,8 @@ def fit(command: Fit) -> int:
         figures["gate"] |= {"passed": report.gate_open, "reason": report.reason}  # it also asks what was learned
         figures |= {
             "status": "published" if taken else "refused", "reason": report.reason,
-            "file": command.out if taken else None, "labels": _counts(pool, len(train) + len(held), held),
-            "fit_s": report.fit_s, "loss": report.loss,
+            "file": command.out if taken else None, "labels": _counts(pool, len(trainer), held),
+            "unused": trainer.labels.unused, "fit_s": report.fit_s, "loss": report.loss,
             "flips": {k.removeprefix("flip_"): v for k, v in report.extra.items() if k.startswith("flip_")},
         }  # fmt: skip
     _say(command.json, figures)
@@ -160,9 +160,11 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     from rlaif_ray.cli.reward_model_figures import told
 
     flips = figures.get("flips")
+    unused = figures.get("unused")
+    pairs = [f"not used           {unused:,} pairs that share an episode with one graded on"] if unused else []
     noise = [f"judge's mistakes   {flips['bad_as_good']:.1%} of bad called good, {flips['good_as_bad']:.1%} of good "
              "called bad (estimated)"] if flips else []  # fmt: skip
-    return [*told(figures), *noise, *_ending(figures)]
+    return [*told(figures), *pairs, *noise, *_ending(figures)]
 
 
 def _ending(figures: dict[str, Any]) -> list[str]:

@@ -19,7 +19,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlaif_ray.config import RewardModelConfig
 from rlaif_ray.errors import RlaifError
 from rlaif_ray.priority import LAST, give_way
-from rlaif_ray.reward_model.labelled import Labels
 from rlaif_ray.reward_model.trainer import Options, Published, RewardModelTrainer
 from rlaif_ray.types import Draw, Episode, Units
 
@@ -70,7 +69,7 @@ class LocalRewardModel:
     def add(
         self, units: Sequence[Units], values: Sequence[float], draws: Sequence[Draw] = (), source: str = ""
     ) -> None:
-        self._outcomes += _with_unused(self._trainer.learn(units, values, draws, source), self._trainer.labels)
+        self._outcomes += self._trainer.learn(units, values, draws, source)
 
     def poll(self) -> list[Published]:
         outcomes, self._outcomes = self._outcomes, []
@@ -129,7 +128,7 @@ class _Worker:
         portions: list[_Portion] = pickle.loads(packed)
         for one in portions:
             self._trainer.add(one.units, one.values, draws=one.draws, source=one.source)
-        outcomes = _with_unused(self._trainer.fit_if_due(), self._trainer.labels)
+        outcomes = self._trainer.fit_if_due()
         return outcomes, self._trainer.state() if outcomes else None
 
 
@@ -242,12 +241,6 @@ class RewardModelClient:
         actor = ray.remote(_Worker).options(**placed).remote(*self._arguments, **self._options)
         actor.restore.remote(self._state, self._skipped)
         return actor
-
-
-def _with_unused(outcomes: Sequence[Published], labels: Labels) -> list[Published]:
-    """With how many labels are neither learned from nor held out, where there are such."""
-    told = {"unused_n": float(labels.unused)} if outcomes and labels.unused else {}
-    return [replace(one, report=replace(one.report, extra={**one.report.extra, **told})) for one in outcomes]
 
 
 def _seen(unit: Units) -> Units:

@@ -266,7 +266,7 @@ class RewardModelTrainer:
     def _report(self, decision: Decision, shown: _Graded, candidate: _Fit, started: float) -> RewardModelReport:
         """All figures are those of the fit that is shown, but for the ones of a ``candidate_``."""
         fit, found = shown.fit, shown.found
-        extra = fit.figures() | found.figures()
+        extra = fit.figures() | found.figures() | self._unused()
         if decision.candidate is not None:
             extra["candidate_accuracy"] = decision.candidate.accuracy
         if fit is not candidate:
@@ -300,8 +300,12 @@ class RewardModelTrainer:
             loss=math.nan,
             fit_s=time.perf_counter() - started,
             reason=decision.reason,
-            extra={"temperature": math.nan},
+            extra={"temperature": math.nan} | self._unused(),
         )
+
+    def _unused(self) -> dict[str, float]:
+        """How many labels are neither learned from nor held out, where there are such."""
+        return {"unused_n": float(self.labels.unused)} if self.labels.unused else {}
 
 
 def _too_little(train: Sequence[Labelled], held: Sequence[Labelled]) -> str:
