@@ -112,8 +112,7 @@ def page(results: Results, figures: set[str], findings: str, notes: str) -> str:
 
 def _head(results: Results) -> str:
     machines = {f"{one['machine']['cores']} cores ({one['machine']['processor']})" for one in results.found.values()}
-    commits = sorted({one["code"] for one in results.found.values() if one["code"]})
-    where = f"Measured on {'; '.join(sorted(machines))}; code {', '.join(commits)}."
+    where = f"Measured on {'; '.join(sorted(machines))}."
     return HEAD.format(where=where if machines else "Nothing was run yet.")
 
 

@@ -113,9 +113,9 @@ which that version may have learned from.
 """
 
 ABOUT_ALIKE = """\
-Their evaluations agree to the last digit in every world: where a gated reward goes by a yes or a no, two reward
-models that decide alike make the same run. Seeds of such arms are one piece of evidence, not two.
-
+Their evaluations agree to the last digit in every world: where a gated reward goes by a yes or a no, two reward models
+that decide alike make the same run, and so do two that may not pay. Seeds of such arms are one piece of evidence, not
+two.
 """
 
 ABOUT_ARMS = """\
