@@ -18,7 +18,7 @@ from rlaif_ray.errors import CheckpointError, RlaifError, ShapeError
 from rlaif_ray.reward_model import LocalRewardModel, RewardModel, RewardModelClient, actor
 
 CONFIG = RewardModelConfig(min_labels=40, retrain_every=20, epochs=30)
-WAIT_S = 60.0
+WAIT_S = 240.0  # the actor gives way to all else, and starts anew after each death
 
 
 @pytest.fixture(scope="module")
